@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small text helpers that several rooms need for messages.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace nightshift {
+
+// The candidate with the smallest edit distance to `name`, or "" when nothing is close. For "did you mean".
+std::string_view nearest(std::string_view name, std::span<const std::string_view> candidates);
+
+// "12 GiB", "12GiB", "512MiB", "1.5e9", "4096" -> bytes. Throws BadInput with the legal forms.
+std::uint64_t parse_bytes(std::string_view text);
+std::string format_bytes(double bytes);       // "1.8 GiB"
+std::string format_count(double count);       // "12,345" below a million, "1.23 M" above
+std::string format_duration(double seconds);  // "4 s", "3 min 20 s", "2 h 05 min"
+
+}  // namespace nightshift
