@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// One launcher per output. DIRECTORY/lock names its holder (host, process) and is kept locked (flock) and
+// touched every few seconds. On one host, and on file systems whose locks reach across hosts, the lock ends
+// with its holder; elsewhere the file's age decides, measured by the file server's own clock.
+#pragma once
+
+#include <memory>
+#include <string>
+
+namespace nightshift::io {
+
+struct LockOptions {
+  double heartbeat_seconds = 10.0;
+  double stale_seconds = 60.0;  // without a sign of life from another host, its lock counts as left behind
+  double settle_seconds = 2.0;  // after taking over from another host: time for a rival to show
+};
+
+class JobLock {
+ public:
+  // BadInput naming the holder when another launcher works on this output. The directory must exist.
+  explicit JobLock(const std::string& directory, LockOptions options = {});
+  ~JobLock();  // releases
+  JobLock(const JobLock&) = delete;
+  JobLock& operator=(const JobLock&) = delete;
+
+  bool lost() const;  // somebody took or removed the lock file: stop writing
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nightshift::io
