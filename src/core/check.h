@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors and checks. Library code throws Error; main catches once and turns it into a message and an exit code.
+// Errors and checks. Library code throws Error; main catches once and turns it into a message and an exit
+// code.
 #pragma once
 
 #include <fmt/format.h>
@@ -46,11 +47,11 @@ namespace detail {
 }  // namespace nightshift
 
 // Always on: protocol, files, arguments at a door. The message is fmt style and says expected against actual.
-#define NS_CHECK(condition, ...)                                                              \
-  do {                                                                                        \
-    if (!(condition)) [[unlikely]]                                                            \
-      ::nightshift::detail::check_failed(#condition, fmt::format("" __VA_ARGS__),             \
-                                         std::source_location::current());                   \
+#define NS_CHECK(condition, ...)                                                  \
+  do {                                                                            \
+    if (!(condition)) [[unlikely]]                                                \
+      ::nightshift::detail::check_failed(#condition, fmt::format("" __VA_ARGS__), \
+                                         std::source_location::current());        \
   } while (false)
 
 // Debug builds only: indices in inner loops. Never put a side effect into either.

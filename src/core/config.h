@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The job file: one TOML document, resolved and checked before any rank starts. Every key is declared once, in
-// config.cpp; parsing, --set, --dry-run, the manual page and the provenance record all walk that one table.
+// The job file: one TOML document, resolved and checked before any rank starts. Every key is declared once,
+// in config.cpp; parsing, --set, --dry-run, the manual page and the provenance record all walk that one
+// table.
 #pragma once
 
 #include <cstdint>
@@ -17,16 +18,21 @@ namespace nightshift {
 template <class T>
 using Auto = std::optional<T>;
 
+// An amount of memory, written as "12GiB" in the file.
+struct ByteCount {
+  std::uint64_t value = 0;
+};
+
 struct Job {
   struct {
-    std::string name;               // default: the job file's stem
-    std::filesystem::path input;    // .h5 or .jsonl
-    std::filesystem::path output;   // .h5
-    double max_failed = 0.01;       // share of prompts that may fail before exit code 3
+    std::string name;              // default: the job file's stem
+    std::filesystem::path input;   // .h5 or .jsonl
+    std::filesystem::path output;  // .h5
+    double max_failed = 0.01;      // share of prompts that may fail before exit code 3
   } job;
 
   struct {
-    std::filesystem::path path;     // Hugging Face directory
+    std::filesystem::path path;  // Hugging Face directory
     std::string dtype = "bf16";
     std::string chat_template = "auto";  // auto | none | a file
     Auto<std::int64_t> max_context;      // tokens; auto: what the model was made for
@@ -40,17 +46,17 @@ struct Job {
   } parallel;
 
   struct {
-    Auto<std::int64_t> token_budget;  // query tokens per step
+    Auto<std::int64_t> token_budget;   // query tokens per step
     std::int64_t max_sequences = 256;  // running at once, per replica
-    Auto<std::uint64_t> kv_memory;     // bytes per rank
+    Auto<ByteCount> kv_memory;         // per rank
     bool prefix_cache = true;
   } schedule;
 
   SamplingParams sampling;
 
   struct {
-    std::string device = "auto";  // auto | cpu | cuda
-    Auto<std::int64_t> threads;   // per rank
+    std::string device = "auto";    // auto | cpu | cuda
+    Auto<std::int64_t> threads;     // per rank
     std::string numerics = "auto";  // auto | strict | fast
     std::string kernels = "auto";   // auto | portable | avx512_bf16: one set for all ranks
     double checkpoint_seconds = 30;
@@ -64,9 +70,9 @@ struct Job {
   std::filesystem::path output_sibling(const char* suffix) const;
 };
 
-// Reads and checks a job file, then applies `key.path=value` overrides in order. Relative paths are resolved against the job
-// file's folder (overrides: against the working directory). Throws BadInput naming file, line, key, what is
-// there, what would be legal, and for an unknown key the nearest known one.
+// Reads and checks a job file, then applies `key.path=value` overrides in order. Relative paths are resolved
+// against the job file's folder (overrides: against the working directory). Throws BadInput naming file,
+// line, key, what is there, what would be legal, and for an unknown key the nearest known one.
 Job load_job(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
 // The resolved job: TOML for --dry-run, JSON for provenance and for handing it to the ranks.

@@ -25,18 +25,30 @@ constexpr std::array kInfos{
     ParamInfo{"repetition_penalty", ParamKind::number, 1e-3, 100, "over prompt and output; 1 = off"},
     ParamInfo{"presence_penalty", ParamKind::number, -2, 2, "over output"},
     ParamInfo{"frequency_penalty", ParamKind::number, -2, 2, "over output"},
-    ParamInfo{"seed", ParamKind::integer, 0, kUnbounded, "with the prompt's row and sample it keys the random numbers"},
+    ParamInfo{"seed", ParamKind::integer, 0, kUnbounded,
+              "with the prompt's row and sample it keys the random numbers"},
     ParamInfo{"stop", ParamKind::text_list, 0, 0, "strings that end an answer and are not part of it"},
-    ParamInfo{"stop_token_ids", ParamKind::id_list, 0, 0, "tokens that end an answer, beside the model's own"},
+    ParamInfo{"stop_token_ids", ParamKind::id_list, 0, 0,
+              "tokens that end an answer, beside the model's own"},
     ParamInfo{"ignore_eos", ParamKind::boolean, 0, 1, "go on past the model's end of sequence"},
     ParamInfo{"n", ParamKind::integer, 1, 1024, "answers per prompt"},
-    ParamInfo{"logprobs", ParamKind::integer, 0, 1024, "log-probabilities of the chosen and the k likeliest tokens; 0 = none"},
+    ParamInfo{"logprobs", ParamKind::integer, 0, 1024,
+              "log-probabilities of the chosen and the k likeliest tokens; 0 = none"},
 };
 
 // What a batch body may hold besides parameters without any effect on the answer.
-constexpr std::array<std::string_view, 12> kHarmless{
-    "model",  "messages", "prompt", "user",         "metadata",          "store",
-    "stream", "stream_options", "service_tier", "safety_identifier", "chat_template_kwargs", "add_generation_prompt"};
+constexpr std::array<std::string_view, 12> kHarmless{"model",
+                                                     "messages",
+                                                     "prompt",
+                                                     "user",
+                                                     "metadata",
+                                                     "store",
+                                                     "stream",
+                                                     "stream_options",
+                                                     "service_tier",
+                                                     "safety_identifier",
+                                                     "chat_template_kwargs",
+                                                     "add_generation_prompt"};
 
 [[noreturn]] void bad(std::string_view name, std::string_view why) {
   throw Error(fmt::format("bad_params: {} {}", name, why));
@@ -51,9 +63,11 @@ const ParamInfo& info_of(std::string_view name) {
 }
 
 void check_number(const ParamInfo& info, double number) {
-  if (info.kind == ParamKind::text_list || info.kind == ParamKind::id_list) bad(info.name, "takes a list, not a number");
+  if (info.kind == ParamKind::text_list || info.kind == ParamKind::id_list)
+    bad(info.name, "takes a list, not a number");
   if (!std::isfinite(number)) bad(info.name, "is not a finite number");
-  if (info.kind != ParamKind::number && number != std::floor(number)) bad(info.name, fmt::format("{} is not an integer", number));
+  if (info.kind != ParamKind::number && number != std::floor(number))
+    bad(info.name, fmt::format("{} is not an integer", number));
   if (number < info.low) bad(info.name, fmt::format("{} is below {}", number, info.low));
   if (number > info.high) bad(info.name, fmt::format("{} is above {}", number, info.high));
 }
@@ -88,12 +102,15 @@ void set_from_json(SamplingParams& params, std::string_view name, const json& va
   if (info.kind == ParamKind::text_list) return set_stop(params, value);
   if (info.kind == ParamKind::id_list) return set_stop_ids(params, value);
   if (value.is_boolean() == (info.kind == ParamKind::boolean) && (value.is_boolean() || value.is_number())) {
-    return set_param(params, name, value.is_boolean() ? static_cast<double>(value.get<bool>()) : value.get<double>());
+    return set_param(params, name,
+                     value.is_boolean() ? static_cast<double>(value.get<bool>()) : value.get<double>());
   }
-  bad(name, fmt::format("{} is not {}", value.dump(), info.kind == ParamKind::boolean ? "true or false" : "a number"));
+  bad(name, fmt::format("{} is not {}", value.dump(),
+                        info.kind == ParamKind::boolean ? "true or false" : "a number"));
 }
 
-// OpenAI's two ways of asking for log-probabilities: completions "logprobs": k; chat "logprobs": true, "top_logprobs": k.
+// OpenAI's two ways of asking for log-probabilities: completions "logprobs": k; chat "logprobs": true,
+// "top_logprobs": k.
 void set_logprobs(SamplingParams& params, const json& body) {
   const json value = body.value("logprobs", json());
   const json top = body.value("top_logprobs", json());
@@ -115,7 +132,9 @@ bool is_harmless(std::string_view name, const json& value) {
 
 }  // namespace
 
-std::span<const ParamInfo> sampling_param_infos() { return kInfos; }
+std::span<const ParamInfo> sampling_param_infos() {
+  return kInfos;
+}
 
 const ParamInfo* find_sampling_param(std::string_view name) {
   for (const ParamInfo& info : kInfos) {
@@ -127,19 +146,32 @@ const ParamInfo* find_sampling_param(std::string_view name) {
 void set_param(SamplingParams& params, std::string_view name, double number) {
   check_number(info_of(name), number);
   const auto integer = static_cast<std::int64_t>(number);
-  if (name == "max_tokens") params.max_tokens = integer;
-  else if (name == "min_tokens") params.min_tokens = integer;
-  else if (name == "temperature") params.temperature = number;
-  else if (name == "top_p") params.top_p = number;
-  else if (name == "top_k") params.top_k = integer;
-  else if (name == "min_p") params.min_p = number;
-  else if (name == "repetition_penalty") params.repetition_penalty = number;
-  else if (name == "presence_penalty") params.presence_penalty = number;
-  else if (name == "frequency_penalty") params.frequency_penalty = number;
-  else if (name == "seed") params.seed = static_cast<std::uint64_t>(integer);
-  else if (name == "ignore_eos") params.ignore_eos = integer != 0;
-  else if (name == "n") params.n = integer;
-  else params.logprobs = integer;
+  if (name == "max_tokens")
+    params.max_tokens = integer;
+  else if (name == "min_tokens")
+    params.min_tokens = integer;
+  else if (name == "temperature")
+    params.temperature = number;
+  else if (name == "top_p")
+    params.top_p = number;
+  else if (name == "top_k")
+    params.top_k = integer;
+  else if (name == "min_p")
+    params.min_p = number;
+  else if (name == "repetition_penalty")
+    params.repetition_penalty = number;
+  else if (name == "presence_penalty")
+    params.presence_penalty = number;
+  else if (name == "frequency_penalty")
+    params.frequency_penalty = number;
+  else if (name == "seed")
+    params.seed = static_cast<std::uint64_t>(integer);
+  else if (name == "ignore_eos")
+    params.ignore_eos = integer != 0;
+  else if (name == "n")
+    params.n = integer;
+  else
+    params.logprobs = integer;
 }
 
 void set_param(SamplingParams& params, std::string_view name, std::string_view text) {
@@ -153,7 +185,9 @@ void apply_params_json(SamplingParams& params, std::string_view json_object) {
   if (!body.is_object()) throw Error("bad_params: not a JSON object");
   for (const auto& [name, value] : body.items()) {
     if (value.is_null() || name == "logprobs" || name == "top_logprobs" || is_harmless(name, value)) continue;
-    set_from_json(params, name == "max_completion_tokens" ? std::string_view("max_tokens") : std::string_view(name), value);
+    set_from_json(params,
+                  name == "max_completion_tokens" ? std::string_view("max_tokens") : std::string_view(name),
+                  value);
   }
   set_logprobs(params, body);
 }

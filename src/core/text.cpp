@@ -30,7 +30,8 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string with_thousands(std::int64_t value) {
   std::string digits = fmt::format("{}", std::abs(value));
-  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3) digits.insert(static_cast<std::size_t>(at), ",");
+  for (int at = static_cast<int>(digits.size()) - 3; at > 0; at -= 3)
+    digits.insert(static_cast<std::size_t>(at), ",");
   return (value < 0 ? "-" : "") + digits;
 }
 
@@ -72,7 +73,8 @@ std::uint64_t parse_bytes(std::string_view text) {
       return static_cast<std::uint64_t>(std::llround(number * known.bytes));
     }
   }
-  throw BadInput(fmt::format("\"{}\" is not an amount of memory", text), "write for example \"12GiB\", \"512MiB\" or 4096");
+  throw BadInput(fmt::format("\"{}\" is not an amount of memory", text),
+                 "write for example \"12GiB\", \"512MiB\" or 4096");
 }
 
 std::string format_bytes(double bytes) {

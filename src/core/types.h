@@ -20,11 +20,12 @@ using BlockId = std::int32_t;      // physical KV block
 using SequenceId = std::uint64_t;  // unique within one scheduler, never reused
 using PromptRow = std::uint64_t;   // row of the input file
 
-// Tokens per KV block. Attention tiles are aligned to absolute positions in multiples of it, so the block size is part
-// of the arithmetic, not a tuning knob.
+// Tokens per KV block. Attention tiles are aligned to absolute positions in multiples of it, so the block
+// size is part of the arithmetic, not a tuning knob.
 inline constexpr int kKvBlockTokens = 16;
 
-// Virtual shards of a row-parallel reduction (attention output and MLP down projection), summed in one binary tree.
+// Virtual shards of a row-parallel reduction (attention output and MLP down projection), summed in one binary
+// tree.
 inline constexpr int kReductionShards = 8;
 
 // Storage only: arithmetic on it happens in fp32. Rounds to nearest even; NaN stays NaN.
@@ -44,7 +45,9 @@ static_assert(sizeof(bf16) == 2);
 
 enum class DType : std::uint8_t { f32, bf16, f16, i32 };
 
-constexpr std::size_t size_of(DType type) { return type == DType::f32 || type == DType::i32 ? 4 : 2; }
+constexpr std::size_t size_of(DType type) {
+  return type == DType::f32 || type == DType::i32 ? 4 : 2;
+}
 constexpr const char* name_of(DType type) {
   constexpr std::array names{"f32", "bf16", "f16", "i32"};
   return names[static_cast<std::size_t>(type)];
@@ -65,12 +68,15 @@ struct ModelShape {
     const std::int64_t attention = static_cast<std::int64_t>(hidden) * head_dim * (2 * heads + 2 * kv_heads);
     return attention + 3LL * hidden * intermediate;
   }
-  std::int64_t matrix_parameters() const { return layers * layer_parameters(); }  // without embedding and head
+  std::int64_t matrix_parameters() const {
+    return layers * layer_parameters();
+  }  // without embedding and head
   std::int64_t embedding_parameters() const { return static_cast<std::int64_t>(vocab) * hidden; }
   std::int64_t kv_bytes_per_token() const { return 2LL * layers * kv_heads * head_dim * 2; }  // bf16 K and V
 };
 
-// How one prompt wants its tokens chosen. Defaults are the job's [sampling]; every prompt may override any of them.
+// How one prompt wants its tokens chosen. Defaults are the job's [sampling]; every prompt may override any of
+// them.
 struct SamplingParams {
   std::int64_t max_tokens = 256;
   std::int64_t min_tokens = 0;
@@ -98,14 +104,16 @@ constexpr const char* name_of(FinishReason reason) {
 // One sequence's share of a step. Spans point into the scheduler and stay valid until the step is committed.
 struct PlannedSequence {
   SequenceId id = 0;
-  int computed = 0;    // tokens whose K and V are in the cache before this step
-  int num_tokens = 0;  // query tokens of this step: positions computed .. computed + num_tokens - 1
+  int computed = 0;      // tokens whose K and V are in the cache before this step
+  int num_tokens = 0;    // query tokens of this step: positions computed .. computed + num_tokens - 1
   bool samples = false;  // the last query token's logits give the next token
   int prompt_tokens = 0;
-  std::span<const TokenId> tokens;  // everything known: prompt, then output; at least computed + num_tokens long
+  std::span<const TokenId>
+      tokens;  // everything known: prompt, then output; at least computed + num_tokens long
   std::span<const BlockId> blocks;  // logical block i holds positions [16 i, 16 i + 16)
   const SamplingParams* sampling = nullptr;
-  std::uint64_t random_key = 0;  // keys the counter-based generator: (job seed, prompt, sample); position is added
+  std::uint64_t random_key =
+      0;  // keys the counter-based generator: (job seed, prompt, sample); position is added
 
   int output_position() const { return computed + num_tokens - prompt_tokens; }  // index of the sampled token
 };
@@ -129,8 +137,8 @@ struct TokenLogprob {
 struct SampledToken {
   SequenceId id = 0;
   TokenId token = -1;
-  float logprob = 0.0F;            // of the chosen token, under the unmodified distribution
-  std::vector<TokenLogprob> top;   // the most likely, when asked for
+  float logprob = 0.0F;           // of the chosen token, under the unmodified distribution
+  std::vector<TokenLogprob> top;  // the most likely, when asked for
 };
 
 struct StepResult {

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -198,8 +199,8 @@ class Scheduler {
   int context_limit_ = 0;
   int watermark_blocks_ = 0;
   KvBlocks kv_;
-  std::deque<Sequence> storage_;    // addresses are stable; grows to the most that ever lived at once
-  std::vector<Sequence*> unused_;   // of storage_
+  std::vector<std::unique_ptr<Sequence>> storage_;  // as many as ever lived at once
+  std::vector<Sequence*> unused_;                   // of storage_
   std::deque<Sequence*> waiting_;   // in order of arrival, all later than any running one
   std::vector<Sequence*> running_;  // in order of arrival
   std::unordered_map<SequenceId, Sequence*>
