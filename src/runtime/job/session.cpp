@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/job/session.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/check.h"
+
+namespace nightshift::runtime {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+const double kLogGrowth = std::log(1.02);  // bucket bounds grow by 2 %: a quantile is within 1 %
+constexpr double kSmallest = 1e-9;
+
+std::string read_text(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw Error(fmt::format("cannot read {}: {}", file.string(), std::strerror(errno)));
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+void write_fully(int fd, const std::string& text, const fs::path& file) {
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(fd, text.data() + done, text.size() - done);
+    if (n < 0 && errno != EINTR)
+      throw Error(fmt::format("cannot write {}: {}", file.string(), std::strerror(errno)),
+                  "is the disk full?");
+    if (n > 0) done += static_cast<std::size_t>(n);
+  }
+}
+
+// Field tables: one visitor writes, one reads.
+template <class T, class Visitor>
+void visit(T& c, Visitor&& v, RunCounters*) {
+  v("prompts_done", c.prompts_done);
+  v("prompts_failed", c.prompts_failed);
+  v("prompt_tokens", c.prompt_tokens);
+  v("cached_tokens", c.cached_tokens);
+  v("output_tokens", c.output_tokens);
+  v("steps", c.steps);
+  v("decode_tokens", c.decode_tokens);
+  v("prefill_tokens", c.prefill_tokens);
+  v("recomputed_tokens", c.recomputed_tokens);
+  v("preemptions", c.preemptions);
+  v("compute_seconds", c.compute_seconds);
+  v("host_seconds", c.host_seconds);
+  v("idle_seconds", c.idle_seconds);
+  v("load_seconds", c.load_seconds);
+  v("model_flops", c.model_flops);
+  v("hardware_flops", c.hardware_flops);
+  v("memory_bytes", c.memory_bytes);
+  v("peak_flops", c.peak_flops);
+  v("peak_bandwidth", c.peak_bandwidth);
+  v("kv_blocks", c.kv_blocks);
+  v("kv_blocks_high_water", c.kv_blocks_high_water);
+  v("resident_bytes", c.resident_bytes);
+  v("time_to_first_token", c.time_to_first_token);
+  v("inter_token", c.inter_token);
+  v("time_per_output_token", c.time_per_output_token);
+  v("end_to_end", c.end_to_end);
+  v("step", c.step);
+}
+
+template <class T, class Visitor>
+void visit(T& r, Visitor&& v, RunRecord*) {
+  v("number", r.number);
+  v("started_at", r.started_at);
+  v("seconds", r.seconds);
+  v("complete", r.complete);
+  v("stopped_by", r.stopped_by);
+  v("ranks", r.ranks);
+  v("threads", r.threads);
+  v("replicas", r.replicas);
+  v("sequence", r.sequence);
+  v("tensor", r.tensor);
+  v("reduction_shards", r.reduction_shards);
+  v("kernel_set", r.kernel_set);
+  v("numerics", r.numerics);
+  v("hosts", r.hosts);
+  v("slurm", r.slurm);
+  v("git_revision", r.git_revision);
+  v("version", r.version);
+  v("total", r.total);
+  v("per_rank", r.per_rank);
+}
+
+template <class T, class Visitor>
+void visit(T& s, Visitor&& v, Status*) {
+  v("state", s.state);
+  v("samples_total", s.samples_total);
+  v("done", s.done);
+  v("failed", s.failed);
+  v("running", s.running);
+  v("prompt_tokens", s.prompt_tokens);
+  v("output_tokens", s.output_tokens);
+  v("tokens_per_second", s.tokens_per_second);
+  v("eta_seconds", s.eta_seconds);
+  v("elapsed_seconds", s.elapsed_seconds);
+  v("ranks", s.ranks);
+  v("restarts", s.restarts);
+  v("host", s.host);
+  v("updated_unix", s.updated_unix);
+  v("note", s.note);
+}
+
+template <class T>
+json save(const T& value) {
+  if constexpr (requires { value.to_json(); }) {
+    return json::parse(value.to_json());
+  } else {
+    return value;
+  }
+}
+
+template <class T>
+json save(const std::vector<T>& list) {
+  json out = json::array();
+  for (const T& item : list) out.push_back(save(item));
+  return out;
+}
+
+template <class T>
+void restore(const json& in, T& value) {
+  if constexpr (requires { T::from_json(std::string()); }) {
+    value = T::from_json(in.dump());
+  } else {
+    in.get_to(value);
+  }
+}
+
+template <class T>
+void restore(const json& in, std::vector<T>& list) {
+  list.clear();
+  for (const json& item : in) restore(item, list.emplace_back());
+}
+
+template <class T>
+std::string fields_to_json(const T& value) {
+  json out;
+  visit(
+      value, [&](const char* name, const auto& field) { out[name] = save(field); }, static_cast<T*>(nullptr));
+  return out.dump();
+}
+
+template <class T>
+T fields_from_json(const std::string& text) {
+  T value;
+  try {
+    const json in = json::parse(text);
+    visit(
+        value, [&](const char* name, auto& field) { restore(in.at(name), field); }, static_cast<T*>(nullptr));
+  } catch (const json::exception& error) {
+    throw Error(fmt::format("damaged job record: {}", error.what()));
+  }
+  return value;
+}
+
+}  // namespace
+
+void LatencySketch::add(double seconds, std::uint64_t times) {
+  const int bucket =
+      static_cast<int>(std::ceil(std::log(std::max(seconds, kSmallest) / kSmallest) / kLogGrowth));
+  buckets_[bucket] += times;
+  count_ += times;
+  sum_ += seconds * static_cast<double>(times);
+  max_ = std::max(max_, seconds);
+}
+
+void LatencySketch::merge(const LatencySketch& other) {
+  for (const auto& [bucket, times] : other.buckets_) buckets_[bucket] += times;
+  count_ += other.count_;
+  sum_ += other.sum_;
+  max_ = std::max(max_, other.max_);
+}
+
+double LatencySketch::quantile(double q) const {
+  const auto rank = static_cast<std::uint64_t>(std::ceil(q * static_cast<double>(count_)));
+  std::uint64_t seen = 0;
+  for (const auto& [bucket, times] : buckets_) {
+    seen += times;
+    if (seen >= rank) return std::min(max_, kSmallest * std::exp((bucket - 0.5) * kLogGrowth));
+  }
+  return max_;
+}
+
+std::string LatencySketch::to_json() const {
+  json buckets = json::array();
+  for (const auto& [bucket, times] : buckets_) buckets.push_back({bucket, times});
+  return json{{"buckets", buckets}, {"sum", sum_}, {"max", max_}}.dump();
+}
+
+LatencySketch LatencySketch::from_json(const std::string& text) {
+  const json in = json::parse(text);
+  LatencySketch sketch;
+  for (const json& pair : in.at("buckets")) {
+    sketch.buckets_[pair.at(0).get<int>()] = pair.at(1).get<std::uint64_t>();
+    sketch.count_ += pair.at(1).get<std::uint64_t>();
+  }
+  sketch.sum_ = in.at("sum");
+  sketch.max_ = in.at("max");
+  return sketch;
+}
+
+void RunCounters::add(const RunCounters& other) {
+  RunCounters& mine = *this;
+  std::vector<const void*> theirs;
+  visit(
+      other, [&](const char*, const auto& field) { theirs.push_back(&field); },
+      static_cast<RunCounters*>(nullptr));
+  std::size_t at = 0;
+  visit(
+      mine,
+      [&](const char*, auto& field) {
+        using Field = std::remove_reference_t<decltype(field)>;
+        const auto& value = *static_cast<const Field*>(theirs[at++]);
+        if constexpr (requires { field.merge(value); }) {
+          field.merge(value);
+        } else {
+          field += value;
+        }
+      },
+      static_cast<RunCounters*>(nullptr));
+}
+
+std::string RunCounters::to_json() const {
+  return fields_to_json(*this);
+}
+RunCounters RunCounters::from_json(const std::string& text) {
+  return fields_from_json<RunCounters>(text);
+}
+std::string RunRecord::to_json() const {
+  return fields_to_json(*this);
+}
+RunRecord RunRecord::from_json(const std::string& text) {
+  return fields_from_json<RunRecord>(text);
+}
+std::string Status::to_json() const {
+  return fields_to_json(*this);
+}
+Status Status::from_json(const std::string& text) {
+  return fields_from_json<Status>(text);
+}
+
+fs::path Session::prompts_file(const Job& job) const {
+  return job.job.input.extension() == ".jsonl" ? dir_ / "input.h5" : job.job.input;
+}
+
+void Session::write_job(const Job& job) const {
+  write_atomically(dir_ / "job.json", job_to_json(job));
+}
+Job Session::read_job() const {
+  return job_from_json(read_text(dir_ / "job.json"));
+}
+void Session::write_status(const Status& status) const {
+  write_atomically(dir_ / "status.json", status.to_json());
+}
+
+std::optional<Status> Session::read_status() const {
+  if (!fs::exists(dir_ / "status.json")) return std::nullopt;
+  return Status::from_json(read_text(dir_ / "status.json"));
+}
+
+void Session::write_run(const RunRecord& run) const {
+  write_atomically(dir_ / fmt::format("run-{:04}.json", run.number), run.to_json());
+}
+
+std::vector<RunRecord> Session::read_runs() const {
+  std::vector<RunRecord> runs;
+  if (!fs::is_directory(dir_)) return runs;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir_)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("run-") && name.ends_with(".json"))
+      runs.push_back(RunRecord::from_json(read_text(entry.path())));
+  }
+  std::sort(runs.begin(), runs.end(),
+            [](const RunRecord& a, const RunRecord& b) { return a.number < b.number; });
+  return runs;
+}
+
+void write_atomically(const fs::path& file, const std::string& text) {
+  fs::path temporary = file;
+  temporary += fmt::format(".{}.tmp", ::getpid());
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0)
+    throw Error(fmt::format("cannot create {}: {}", temporary.string(), std::strerror(errno)),
+                "is the folder writable?");
+  try {
+    write_fully(fd, text, temporary);
+  } catch (...) {
+    ::close(fd);
+    throw;
+  }
+  const bool synced = ::fsync(fd) == 0;
+  if (::close(fd) != 0 || !synced || std::rename(temporary.c_str(), file.c_str()) != 0) {
+    throw Error(fmt::format("cannot replace {}: {}", file.string(), std::strerror(errno)));
+  }
+}
+
+}  // namespace nightshift::runtime

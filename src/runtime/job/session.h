@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// What lies beside the result while a job runs, OUTPUT.h5.journal/, and who writes what there:
+//
+//   manifest.json, lock     io room (who may resume what)
+//   job.json                front end: the resolved job, read by the ranks
+//   input.h5                front end: the prompts, when the job's input is JSONL
+//   rank-*.journal          every rank: finished rows (io room)
+//   status.json             rank 0, about once a second, replaced atomically: `nightshift status` and the
+//   progress line run-0001.json ...       rank 0, once per start: geometry, counters and latency sketches of
+//   that start
+//
+// Front end and ranks meet only here; nothing below needs MPI, Kokkos or CUDA.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+
+namespace nightshift::runtime {
+
+// Quantiles of positive durations within 1 % in bounded memory: logarithmic buckets, mergeable across ranks
+// and restarts (the idea of DDSketch, Masson et al. 2019).
+class LatencySketch {
+ public:
+  void add(double seconds, std::uint64_t times = 1);
+  void merge(const LatencySketch& other);
+  double quantile(double q) const;  // 0 when empty
+  std::uint64_t count() const { return count_; }
+  double mean() const { return count_ == 0 ? 0.0 : sum_ / static_cast<double>(count_); }
+  double max() const { return max_; }
+
+  std::string to_json() const;
+  static LatencySketch from_json(const std::string& text);
+
+ private:
+  std::map<int, std::uint64_t> buckets_;
+  std::uint64_t count_ = 0;
+  double sum_ = 0.0;
+  double max_ = 0.0;
+};
+
+// What one rank (or, summed, one start) has done. Definitions are in docs/operations.md, section "Report".
+struct RunCounters {
+  std::uint64_t prompts_done = 0;  // samples with an answer
+  std::uint64_t prompts_failed = 0;
+  std::uint64_t prompt_tokens = 0;
+  std::uint64_t cached_tokens = 0;  // of prompt_tokens, found in the prefix cache
+  std::uint64_t output_tokens = 0;
+  std::uint64_t steps = 0;
+  std::uint64_t decode_tokens = 0;
+  std::uint64_t prefill_tokens = 0;  // computed, recomputation included
+  std::uint64_t recomputed_tokens = 0;
+  std::uint64_t preemptions = 0;
+  double compute_seconds = 0.0;  // in the model call
+  double host_seconds = 0.0;     // claim, admit, plan, commit, emit: everything between model calls
+  double idle_seconds = 0.0;     // nothing to run: start of the job, waiting for the slowest rank
+  double load_seconds = 0.0;     // reading and packing the weights
+  double model_flops = 0.0;      // useful: recomputation excluded
+  double hardware_flops = 0.0;   // recomputation included
+  double memory_bytes = 0.0;     // weights and KV read and written, by formula
+  double peak_flops = 0.0;       // measured at start, of the threads in use
+  double peak_bandwidth = 0.0;   // bytes/s, measured at start
+  std::uint64_t kv_blocks = 0;
+  std::uint64_t kv_blocks_high_water = 0;
+  std::uint64_t resident_bytes = 0;  // of the process, at the end
+
+  LatencySketch time_to_first_token;
+  LatencySketch inter_token;  // pooled over all tokens but the first of each sample
+  LatencySketch time_per_output_token;
+  LatencySketch end_to_end;
+  LatencySketch step;
+
+  void add(const RunCounters& other);  // sums; peaks add up over ranks, high water too
+  std::string to_json() const;
+  static RunCounters from_json(const std::string& text);
+};
+
+// One start of the ranks, from the first claim to the last commit.
+struct RunRecord {
+  int number = 0;          // 1, 2, ... : restarts = number - 1
+  std::string started_at;  // UTC, ISO 8601
+  double seconds = 0.0;    // wall time of the engine loop, slowest rank
+  bool complete = false;   // this start finished the job
+  std::string stopped_by;  // "", "SIGTERM", ... when it ended early
+  int ranks = 0;
+  int threads = 0;
+  int replicas = 0, sequence = 1, tensor = 1;
+  int reduction_shards = 0;
+  std::string kernel_set;
+  std::string numerics;
+  std::vector<std::string> hosts;
+  std::map<std::string, std::string> slurm;  // SLURM_JOB_ID and the like, where set
+  std::string git_revision, version;
+  RunCounters total;
+  std::vector<RunCounters> per_rank;
+
+  std::string to_json() const;
+  static RunRecord from_json(const std::string& text);
+};
+
+// A moment of a running job.
+struct Status {
+  std::string state;                // loading | running | finalizing | done | stopped | failed
+  std::uint64_t samples_total = 0;  // rows of the result: prompts times n, as far as known
+  std::uint64_t done = 0;           // over all starts
+  std::uint64_t failed = 0;
+  std::uint64_t running = 0;
+  std::uint64_t prompt_tokens = 0;  // this start
+  std::uint64_t output_tokens = 0;
+  double tokens_per_second = 0.0;  // prompt and output tokens, over the last seconds
+  double eta_seconds = -1.0;       // < 0: not known yet
+  double elapsed_seconds = 0.0;    // this start
+  int ranks = 0;
+  int restarts = 0;
+  std::string host;  // of rank 0
+  std::int64_t updated_unix = 0;
+  std::string note;  // what it is doing now, e.g. "weights 40 %"
+
+  std::string to_json() const;
+  static Status from_json(const std::string& text);
+};
+
+// The folder and its files. All writes are atomic (temporary name, fsync, rename); all reads refuse what does
+// not parse.
+class Session {
+ public:
+  explicit Session(std::filesystem::path journal_dir) : dir_(std::move(journal_dir)) {}
+  explicit Session(const Job& job) : Session(job.journal_dir()) {}
+
+  const std::filesystem::path& dir() const { return dir_; }
+  std::filesystem::path prompts_file(const Job& job) const;  // job.input, or input.h5 here when that is JSONL
+
+  void write_job(const Job& job) const;
+  Job read_job() const;
+  void write_status(const Status& status) const;
+  std::optional<Status> read_status() const;  // nullopt: none yet
+  void write_run(const RunRecord& run) const;
+  std::vector<RunRecord> read_runs() const;  // in order of number
+
+ private:
+  std::filesystem::path dir_;
+};
+
+// Replaces a file so that a reader sees the old or the new text, never a part, whatever happens in between.
+void write_atomically(const std::filesystem::path& file, const std::string& text);
+
+}  // namespace nightshift::runtime
