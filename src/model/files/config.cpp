@@ -31,14 +31,17 @@ JsonObject text_section(const JsonObject& top) {
 void refuse_what_changes_the_arithmetic(const JsonObject& json) {
   if (json.has("quantization_config")) {
     const auto quantization = json.object("quantization_config");
-    json.refuse("quantization_config", "names quantized weights (" + quantization.text("quant_method", "no method") +
-                ")", "quantized weights are not supported: use the bf16 version of this model");
+    json.refuse("quantization_config",
+                "names quantized weights (" + quantization.text("quant_method", "no method") + ")",
+                "quantized weights are not supported: use the bf16 version of this model");
   }
   for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size"})
     if (json.has(key) && json.integer(key, 0, kMaxDim) > 0)
       json.refuse(key, "makes this a mixture-of-experts model, which is not supported", kRemedyOther);
-  for (const char* key : {"block_configs", "attn_logit_softcapping", "final_logit_softcapping", "no_rope_layers"})
-    if (json.has(key)) json.refuse(key, "changes the architecture in a way that is not supported", kRemedyOther);
+  for (const char* key :
+       {"block_configs", "attn_logit_softcapping", "final_logit_softcapping", "no_rope_layers"})
+    if (json.has(key))
+      json.refuse(key, "changes the architecture in a way that is not supported", kRemedyOther);
   if (json.has("partial_rotary_factor") && json.number("partial_rotary_factor", 0, 1) != 1.0)
     json.refuse("partial_rotary_factor", "below 1 is not supported", kRemedyOther);
 }
@@ -82,7 +85,8 @@ std::vector<int> windows_by_layer_types(const JsonObject& json, const Family& fa
   std::vector<int> windows;
   for (const std::string& type : types) {
     if (type != "full_attention" && (type != "sliding_attention" || family.windows == WindowRule::none))
-      json.refuse("layer_types", "holds \"" + type + "\", which is not supported for " + std::string(family.model_type),
+      json.refuse("layer_types",
+                  "holds \"" + type + "\", which is not supported for " + std::string(family.model_type),
                   kRemedyOther);
     const bool sliding = type == "sliding_attention";
     windows.push_back(sliding ? static_cast<int>(json.integer("sliding_window", 1, kMaxPositions)) : 0);
@@ -122,7 +126,8 @@ DType read_dtype(const JsonObject& json) {
 void add_stop_ids(const JsonObject& json, int vocab, std::set<TokenId>& ids) {
   if (!json.has("eos_token_id")) return;
   for (const std::int64_t id : json.integers("eos_token_id", 1024)) {
-    if (id < -1 || id > std::numeric_limits<TokenId>::max()) json.refuse("eos_token_id", fmt::format("holds {}", id));
+    if (id < -1 || id > std::numeric_limits<TokenId>::max())
+      json.refuse("eos_token_id", fmt::format("holds {}", id));
     if (id >= 0 && id < vocab) ids.insert(static_cast<TokenId>(id));  // what cannot be sampled cannot stop
   }
 }

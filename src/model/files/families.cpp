@@ -34,10 +34,12 @@ constexpr std::array kStandardNames{
 };
 
 constexpr std::array kFamilies{
-    //     model_type names           qkv_bias            o_bias              mlp_bias            qk_norm windows head_dim
+    //     model_type names           qkv_bias            o_bias              mlp_bias            qk_norm
+    //     windows head_dim
     Family{"llama", kStandardNames, Switch::configured, Switch::configured, Switch::configured, false,
            WindowRule::none, 0},
-    Family{"mistral", kStandardNames, Switch::off, Switch::off, Switch::off, false, WindowRule::all_layers, 0},
+    Family{"mistral", kStandardNames, Switch::off, Switch::off, Switch::off, false, WindowRule::all_layers,
+           0},
     // Qwen2 has biases on Q, K and V though no key of its configuration says so.
     Family{"qwen2", kStandardNames, Switch::on, Switch::off, Switch::off, false, WindowRule::switched, 0},
     Family{"qwen3", kStandardNames, Switch::configured, Switch::configured, Switch::off, true,
@@ -51,38 +53,55 @@ WeightShape expected_shape(Weight weight, const ModelShape& shape) {
   const std::int64_t q = shape.heads * head_dim, kv = shape.kv_heads * head_dim;
   switch (weight) {
     case Weight::embedding:
-    case Weight::head: return {shape.vocab, hidden};
+    case Weight::head:
+      return {shape.vocab, hidden};
     case Weight::final_norm:
     case Weight::attention_norm:
     case Weight::mlp_norm:
     case Weight::o_bias:
-    case Weight::down_bias: return {hidden, 0};
-    case Weight::q: return {q, hidden};
+    case Weight::down_bias:
+      return {hidden, 0};
+    case Weight::q:
+      return {q, hidden};
     case Weight::k:
-    case Weight::v: return {kv, hidden};
-    case Weight::o: return {hidden, q};
-    case Weight::q_bias: return {q, 0};
+    case Weight::v:
+      return {kv, hidden};
+    case Weight::o:
+      return {hidden, q};
+    case Weight::q_bias:
+      return {q, 0};
     case Weight::k_bias:
-    case Weight::v_bias: return {kv, 0};
+    case Weight::v_bias:
+      return {kv, 0};
     case Weight::q_norm:
-    case Weight::k_norm: return {head_dim, 0};
+    case Weight::k_norm:
+      return {head_dim, 0};
     case Weight::gate:
-    case Weight::up: return {intermediate, hidden};
-    case Weight::down: return {hidden, intermediate};
+    case Weight::up:
+      return {intermediate, hidden};
+    case Weight::down:
+      return {hidden, intermediate};
     case Weight::gate_bias:
-    case Weight::up_bias: return {intermediate, 0};
+    case Weight::up_bias:
+      return {intermediate, 0};
   }
   NS_CHECK(false, "weight {} has no shape", static_cast<int>(weight));
 }
 
 bool is_needed(Needs needs, const ModelConfig& config) {
   switch (needs) {
-    case Needs::nothing: return true;
-    case Needs::own_head: return !config.shape.tied_embeddings;
-    case Needs::qkv_bias: return config.qkv_bias;
-    case Needs::o_bias: return config.o_bias;
-    case Needs::mlp_bias: return config.mlp_bias;
-    case Needs::qk_norm: return config.qk_norm;
+    case Needs::nothing:
+      return true;
+    case Needs::own_head:
+      return !config.shape.tied_embeddings;
+    case Needs::qkv_bias:
+      return config.qkv_bias;
+    case Needs::o_bias:
+      return config.o_bias;
+    case Needs::mlp_bias:
+      return config.mlp_bias;
+    case Needs::qk_norm:
+      return config.qk_norm;
   }
   return false;
 }
@@ -95,7 +114,8 @@ const Family* find_family(std::string_view model_type) {
 
 std::string known_families() {
   std::string names;
-  for (const Family& family : kFamilies) names += (names.empty() ? "" : ", ") + std::string(family.model_type);
+  for (const Family& family : kFamilies)
+    names += (names.empty() ? "" : ", ") + std::string(family.model_type);
   return names;
 }
 

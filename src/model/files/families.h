@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Model families as data: how each names its weights and which optional parts it has. A family that differs from the
-// ones here only in names and switches is one more row in families.cpp.
+// Model families as data: how each names its weights and which optional parts it has. A family that differs
+// from the ones here only in names and switches is one more row in families.cpp.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,32 @@ namespace nightshift::model {
 
 // The roles a tensor can play in the forward pass.
 enum class Weight : std::uint8_t {
-  embedding, final_norm, head,                       // once per model
-  attention_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm,  // once per layer
-  mlp_norm, gate, up, down, gate_bias, up_bias, down_bias,
+  embedding,
+  final_norm,
+  head,  // once per model
+  attention_norm,
+  q,
+  k,
+  v,
+  o,
+  q_bias,
+  k_bias,
+  v_bias,
+  o_bias,
+  q_norm,
+  k_norm,  // once per layer
+  mlp_norm,
+  gate,
+  up,
+  down,
+  gate_bias,
+  up_bias,
+  down_bias,
 };
 
-constexpr bool is_per_layer(Weight weight) { return weight >= Weight::attention_norm; }
+constexpr bool is_per_layer(Weight weight) {
+  return weight >= Weight::attention_norm;
+}
 
 // [rows, columns] as Hugging Face stores it: rows are outputs. Vectors have columns = 0.
 struct WeightShape {
@@ -40,7 +60,11 @@ struct WeightName {
   std::string_view name;  // below "model." or "model.layers.<i>."; the head stands outside
 };
 
-enum class Switch : std::uint8_t { off, on, configured };  // configured: attention_bias or mlp_bias of config.json
+enum class Switch : std::uint8_t {
+  off,
+  on,
+  configured
+};  // configured: attention_bias or mlp_bias of config.json
 
 enum class WindowRule : std::uint8_t {
   none,        // full attention always (Llama)

@@ -33,7 +33,9 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t lim
   if (error)
     throw BadInput(fmt::format("{}: {}", path.string(), error.message()),
                    "[model] path must name a Hugging Face model directory (config.json, *.safetensors)");
-  if (size > limit) throw BadInput(fmt::format("{}: {} bytes, more than the {} expected at most", path.string(), size, limit));
+  if (size > limit)
+    throw BadInput(
+        fmt::format("{}: {} bytes, more than the {} expected at most", path.string(), size, limit));
   std::string text(size, '\0');
   std::ifstream in(path, std::ios::binary);
   in.read(text.data(), static_cast<std::streamsize>(size));
@@ -44,7 +46,8 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t lim
 JsonObject::JsonObject(nlohmann::json value, std::string file, std::string prefix)
     : value_(std::move(value)), file_(std::move(file)), prefix_(std::move(prefix)) {
   if (!value_.is_object())
-    throw BadInput(fmt::format("{}: {} must be a JSON object", file_, prefix_.empty() ? "the file" : '"' + prefix_ + '"'));
+    throw BadInput(fmt::format("{}: {} must be a JSON object", file_,
+                               prefix_.empty() ? "the file" : '"' + prefix_ + '"'));
 }
 
 JsonObject JsonObject::read(const std::filesystem::path& path) {
@@ -64,7 +67,9 @@ bool JsonObject::has(std::string_view key) const {
   return it != value_.end() && !it->is_null();
 }
 
-bool JsonObject::contains(std::string_view key) const { return value_.contains(key); }
+bool JsonObject::contains(std::string_view key) const {
+  return value_.contains(key);
+}
 
 std::vector<std::string> JsonObject::keys() const {
   std::vector<std::string> names;
@@ -80,17 +85,21 @@ const nlohmann::json& JsonObject::at(std::string_view key) const {
 
 std::int64_t JsonObject::integer(std::string_view key, std::int64_t low, std::int64_t high) const {
   const auto& value = at(key);
-  if (value.is_number_float() && std::abs(value.get<double>()) < 9e15 && std::trunc(value.get<double>()) == value.get<double>())
-    return JsonObject({{std::string(key), static_cast<std::int64_t>(value.get<double>())}}, file_, prefix_).integer(key, low, high);
+  if (value.is_number_float() && std::abs(value.get<double>()) < 9e15 &&
+      std::trunc(value.get<double>()) == value.get<double>())
+    return JsonObject({{std::string(key), static_cast<std::int64_t>(value.get<double>())}}, file_, prefix_)
+        .integer(key, low, high);
   if (!value.is_number_integer()) refuse(key, "must be an integer");
-  const bool huge = value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX);
+  const bool huge =
+      value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX);
   const auto number = huge ? INT64_MAX : value.get<std::int64_t>();
   if (huge || number < low || number > high)
     refuse(key, fmt::format("is {}, expected {} to {}", value.dump(), low, high));
   return number;
 }
 
-std::int64_t JsonObject::integer(std::string_view key, std::int64_t low, std::int64_t high, std::int64_t fallback) const {
+std::int64_t JsonObject::integer(std::string_view key, std::int64_t low, std::int64_t high,
+                                 std::int64_t fallback) const {
   return has(key) ? integer(key, low, high) : fallback;
 }
 
@@ -98,7 +107,8 @@ double JsonObject::number(std::string_view key, double low, double high) const {
   const auto& value = at(key);
   if (!value.is_number()) refuse(key, "must be a number");
   const auto number = value.get<double>();
-  if (!(number >= low && number <= high)) refuse(key, fmt::format("is {}, expected {} to {}", value.dump(), low, high));
+  if (!(number >= low && number <= high))
+    refuse(key, fmt::format("is {}, expected {} to {}", value.dump(), low, high));
   return number;
 }
 
@@ -118,7 +128,9 @@ std::string JsonObject::text(std::string_view key, std::string fallback) const {
   return at(key).get<std::string>();
 }
 
-bool JsonObject::is_object(std::string_view key) const { return has(key) && at(key).is_object(); }
+bool JsonObject::is_object(std::string_view key) const {
+  return has(key) && at(key).is_object();
+}
 
 JsonObject JsonObject::object(std::string_view key) const {
   return JsonObject(at(key), file_, prefix_.empty() ? std::string(key) : prefix_ + "." + std::string(key));
@@ -126,7 +138,8 @@ JsonObject JsonObject::object(std::string_view key) const {
 
 std::vector<std::string> JsonObject::texts(std::string_view key, std::size_t limit) const {
   const auto& list = at(key);
-  if (!list.is_array() || list.size() > limit) refuse(key, fmt::format("must be a list of at most {} strings", limit));
+  if (!list.is_array() || list.size() > limit)
+    refuse(key, fmt::format("must be a list of at most {} strings", limit));
   std::vector<std::string> out;
   for (const auto& item : list) {
     if (!item.is_string()) refuse(key, "must be a list of strings");
@@ -141,7 +154,8 @@ std::vector<std::int64_t> JsonObject::integers(std::string_view key, std::size_t
   if (list.size() > limit) refuse(key, fmt::format("must be an integer or a list of at most {}", limit));
   std::vector<std::int64_t> out;
   for (const auto& item : list) {
-    if (!item.is_number_integer() || item.get<double>() > 9e15) refuse(key, "must be an integer or a list of integers");
+    if (!item.is_number_integer() || item.get<double>() > 9e15)
+      refuse(key, "must be an integer or a list of integers");
     out.push_back(item.get<std::int64_t>());
   }
   return out;

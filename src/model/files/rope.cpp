@@ -59,7 +59,9 @@ void stretch_yarn(const RopeConfig& rope, int head_dim, std::vector<double>& inv
 
 double yarn_scale(const RopeConfig& rope) {
   if (rope.attention_factor > 0.0) return rope.attention_factor;
-  const auto scale = [&](double m) { return rope.factor <= 1.0 ? 1.0 : 0.1 * m * std::log(rope.factor) + 1.0; };
+  const auto scale = [&](double m) {
+    return rope.factor <= 1.0 ? 1.0 : 0.1 * m * std::log(rope.factor) + 1.0;
+  };
   const bool both = rope.mscale > 0.0 && rope.mscale_all_dim > 0.0;
   return both ? scale(rope.mscale) / scale(rope.mscale_all_dim) : scale(1.0);
 }
@@ -70,8 +72,7 @@ RopeFrequencies rope_frequencies(const RopeConfig& rope, int head_dim, std::int6
   NS_CHECK(head_dim >= 2 && head_dim % 2 == 0, "head_dim {} must be even", head_dim);
   NS_CHECK(rope.kind != RopeKind::dynamic || head_dim > 2, "dynamic RoPE needs head_dim above 2");
   const bool dynamic = rope.kind == RopeKind::dynamic;
-  const double theta =
-      dynamic ? dynamic_theta(rope, head_dim, static_cast<double>(max_context)) : rope.theta;
+  const double theta = dynamic ? dynamic_theta(rope, head_dim, static_cast<double>(max_context)) : rope.theta;
   std::vector<double> inverse = base_frequencies(theta, head_dim);
   if (rope.kind == RopeKind::linear)
     for (double& frequency : inverse) frequency /= rope.factor;

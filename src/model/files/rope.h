@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and the published ways to stretch it. A pure function
-// turns the configuration into one table of frequencies; kernels see only that table.
+// Rotary position embedding (Su et al. 2021, arXiv:2104.09864) and the published ways to stretch it. A pure
+// function turns the configuration into one table of frequencies; kernels see only that table.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,8 @@ struct RopeConfig {
   double mscale_all_dim = 0.0;      // yarn; 0: not given
   double attention_factor = 0.0;    // yarn; 0: derived from factor and mscale
   bool truncate = true;             // yarn: whole dimensions as bounds of the ramp
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct RopeFrequencies {
@@ -36,9 +38,9 @@ struct RopeFrequencies {
   float scale = 1.0F;          // on cosine and sine
 };
 
-// `max_context` matters to `dynamic` alone: its base follows the longest sequence the *job* allows, not the length
-// reached so far. Otherwise keys cached early would have been rotated differently from keys cached late, and an answer
-// would depend on chunking. Other kinds give the same table for every job.
+// `max_context` matters to `dynamic` alone: its base follows the longest sequence the *job* allows, not the
+// length reached so far. Otherwise keys cached early would have been rotated differently from keys cached
+// late, and an answer would depend on chunking. Other kinds give the same table for every job.
 RopeFrequencies rope_frequencies(const RopeConfig& rope, int head_dim, std::int64_t max_context);
 
 }  // namespace nightshift::model

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The RoPE part of config.json in its two schemas, with every alias that published checkpoints use.
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -16,12 +17,27 @@ constexpr double kMaxFactor = 1e6;
 constexpr double kMaxPositions = 1 << 28;
 
 // Keys that are understood or that mean nothing for text; any other would change the arithmetic unseen.
-constexpr std::array kKnownKeys{"type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings",
-                                "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "mscale",
-                                "mscale_all_dim", "attention_factor", "truncate", "partial_rotary_factor",
-                                "mrope_section", "mrope_interleaved", "finetuned"};
+constexpr std::array kKnownKeys{"type",
+                                "rope_type",
+                                "rope_theta",
+                                "factor",
+                                "original_max_position_embeddings",
+                                "low_freq_factor",
+                                "high_freq_factor",
+                                "beta_fast",
+                                "beta_slow",
+                                "mscale",
+                                "mscale_all_dim",
+                                "attention_factor",
+                                "truncate",
+                                "partial_rotary_factor",
+                                "mrope_section",
+                                "mrope_interleaved",
+                                "finetuned"};
 
-std::string canonical(const std::string& kind) { return kind == "mrope" ? "default" : kind; }
+std::string canonical(const std::string& kind) {
+  return kind == "mrope" ? "default" : kind;
+}
 
 RopeKind kind_of(const JsonObject& rope) {
   const bool both = rope.has("type") && rope.has("rope_type");
@@ -41,7 +57,8 @@ RopeKind kind_of(const JsonObject& rope) {
 void refuse_unknown_keys(const JsonObject& rope) {
   for (const std::string& key : rope.keys())
     if (std::find(kKnownKeys.begin(), kKnownKeys.end(), std::string_view(key)) == kKnownKeys.end())
-      rope.refuse(key, "is not a known RoPE setting", "choose another model, or remove the key if it is inert");
+      rope.refuse(key, "is not a known RoPE setting",
+                  "choose another model, or remove the key if it is inert");
   if (rope.has("partial_rotary_factor") && rope.number("partial_rotary_factor", 0, 1) != 1.0)
     rope.refuse("partial_rotary_factor", "below 1 is not supported", "choose another model");
 }
@@ -49,8 +66,9 @@ void refuse_unknown_keys(const JsonObject& rope) {
 // rope_parameters may hold one object per layer type. One table serves all layers here, so they must agree.
 JsonObject unnest(const JsonObject& parameters) {
   const auto keys = parameters.keys();
-  const bool nested = !keys.empty() && std::all_of(keys.begin(), keys.end(),
-                                                   [&](const auto& key) { return parameters.is_object(key); });
+  const bool nested = !keys.empty() && std::all_of(keys.begin(), keys.end(), [&](const auto& key) {
+    return parameters.is_object(key);
+  });
   if (!nested) return parameters;
   const JsonObject first = parameters.object(keys.front());
   for (const std::string& key : keys)
@@ -66,23 +84,27 @@ double theta_of(const JsonObject& json, const JsonObject* rope) {
   const double outer = json.number("rope_theta", 1, kMaxTheta, 10000.0);
   if (!inside) return outer;
   const double inner = rope->number("rope_theta", 1, kMaxTheta);
-  if (outside && inner != outer) rope->refuse("rope_theta", "contradicts the top-level rope_theta", "keep one of the two");
+  if (outside && inner != outer)
+    rope->refuse("rope_theta", "contradicts the top-level rope_theta", "keep one of the two");
   return inner;
 }
 
 double original_positions(const JsonObject& json, const JsonObject& rope, RopeKind kind, int max_positions) {
   const char* key = "original_max_position_embeddings";
   if (kind == RopeKind::dynamic || kind == RopeKind::linear) return max_positions;
-  if (json.has(key) && rope.has(key) && json.number(key, 1, kMaxPositions) != rope.number(key, 1, kMaxPositions))
+  if (json.has(key) && rope.has(key) &&
+      json.number(key, 1, kMaxPositions) != rope.number(key, 1, kMaxPositions))
     rope.refuse(key, "contradicts the one at the top level", "keep one of the two");
-  return json.has(key) ? json.number(key, 1, kMaxPositions) : rope.number(key, 1, kMaxPositions, max_positions);
+  return json.has(key) ? json.number(key, 1, kMaxPositions)
+                       : rope.number(key, 1, kMaxPositions, max_positions);
 }
 
 void read_stretch(const JsonObject& json, const JsonObject& rope, int max_positions, RopeConfig& out) {
   out.original_positions = original_positions(json, rope, out.kind, max_positions);
   const bool yarn = out.kind == RopeKind::yarn;
-  out.factor = yarn ? rope.number("factor", 1, kMaxFactor, std::max(1.0, max_positions / out.original_positions))
-                    : rope.number("factor", 1, kMaxFactor);
+  out.factor =
+      yarn ? rope.number("factor", 1, kMaxFactor, std::max(1.0, max_positions / out.original_positions))
+           : rope.number("factor", 1, kMaxFactor);
   if (out.kind == RopeKind::llama3) {
     out.low_freq_factor = rope.number("low_freq_factor", 1e-6, kMaxFactor);
     out.high_freq_factor = rope.number("high_freq_factor", 1e-6, kMaxFactor);
@@ -100,28 +122,28 @@ void read_stretch(const JsonObject& json, const JsonObject& rope, int max_positi
   if (out.theta <= 1.0) rope.refuse("rope_theta", "must exceed 1 for yarn");
 }
 
+RopeConfig read_section(const JsonObject& json, std::string_view key, int max_positions) {
+  const JsonObject rope = unnest(json.object(key));
+  refuse_unknown_keys(rope);
+  RopeConfig out;
+  out.kind = kind_of(rope);
+  out.theta = theta_of(json, &rope);
+  if (out.kind != RopeKind::standard) read_stretch(json, rope, max_positions, out);
+  return out;
+}
+
 }  // namespace
 
 RopeConfig read_rope(const JsonObject& json, int max_positions) {
   const bool has_new = json.has("rope_parameters"), has_old = json.has("rope_scaling");
-  RopeConfig out;
-  if (!has_new && !has_old) {
-    out.theta = theta_of(json, nullptr);
-    return out;
+  if (!has_new && !has_old) return {.theta = theta_of(json, nullptr)};
+  const RopeConfig rope = read_section(json, has_new ? "rope_parameters" : "rope_scaling", max_positions);
+  if (has_new && has_old) {
+    RopeConfig old = read_section(json, "rope_scaling", max_positions);
+    if (!json.object("rope_scaling").has("rope_theta") && !json.has("rope_theta")) old.theta = rope.theta;
+    if (!(old == rope)) json.refuse("rope_scaling", "contradicts rope_parameters", "keep one of the two");
   }
-  const JsonObject rope = unnest(json.object(has_new ? "rope_parameters" : "rope_scaling"));
-  refuse_unknown_keys(rope);
-  out.kind = kind_of(rope);
-  out.theta = theta_of(json, &rope);
-  if (out.kind != RopeKind::standard) read_stretch(json, rope, max_positions, out);
-  if (has_new && has_old) {  // both may stand only if they say the same
-    const JsonObject old = json.object("rope_scaling");
-    for (const std::string& key : old.keys())
-      if (key != "type" && (!rope.has(key) || !(JsonObject(old).same(key, rope))))
-        json.refuse("rope_scaling", "contradicts rope_parameters in \"" + key + "\"", "keep one of the two");
-    if (kind_of(old) != out.kind) json.refuse("rope_scaling", "contradicts rope_parameters", "keep one of the two");
-  }
-  return out;
+  return rope;
 }
 
 }  // namespace nightshift::model

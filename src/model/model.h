@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// Door of the model room: a Hugging Face directory becomes packed weights, a paged KV cache, a forward pass
+// and a sampler, behind submit() and collect(). The result of a step depends on each sequence alone: batch
+// composition, chunk size, prefix hits and thread counts do not change a bit of it (docs/architecture.md,
+// "Numbers").
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/types.h"
+#include "model/files/model_files.h"
+#include "model/random.h"
+
+namespace nightshift::model {
+
+struct ModelOptions {
+  StepLimits limits;       // of the job; all buffers are allocated once, for the largest step
+  int tokenizer_size = 0;  // ids from here on are padding and never sampled; 0: every row of the embedding
+  std::string kernels = "auto";  // auto (the best this CPU has), portable, avx512_bf16
+};
+
+struct LoadProgress {
+  std::uint64_t bytes = 0;  // of the checkpoint, read and packed
+  std::uint64_t total = 0;
+};
+using LoadCallback = std::function<void(const LoadProgress&)>;
+
+// Wall time of one kind of operation since the start, for reports and benchmarks.
+struct OperationTime {
+  std::string name;
+  double seconds = 0.0;
+  std::uint64_t calls = 0;
+};
+
+class Model {
+ public:
+  // Reads every byte of the checkpoint once, in order, in large pieces, and packs it on the fly: beside the
+  // packed weights only a few MiB are in use. `callback` is called after every piece. Throws BadInput for
+  // limits that the model cannot serve, Error when a file changes or ends under the reader.
+  static std::unique_ptr<Model> load(const ModelFiles& files, const ModelOptions& options,
+                                     const LoadCallback& callback = {});
+  // The same with pseudo-random weights of the given shape and no files: benchmarks.
+  static std::unique_ptr<Model> random(const ModelConfig& config, const ModelOptions& options,
+                                       std::uint64_t seed);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  const ModelConfig& config() const;
+  const StepLimits& limits() const;
+  std::string kernels() const;  // the kernel set in use, for the provenance
+  MemoryNeed memory() const;    // bytes allocated
+  std::vector<OperationTime> times() const;
+
+  // Runs one step. Steps run in the order of submission; collect() returns the oldest one's result and blocks
+  // until it is there. Keys and values of the whole step are written before attention reads any (of a layer),
+  // so sequences may share blocks filled in the same step. On CPUs the work is done inside submit(): the
+  // caller's cores are the device's.
+  void submit(const BatchPlan& plan);
+  StepResult collect();
+
+  // fp32 logits [sampled row of the plan][vocab] of the last step that ran; valid until the next submit().
+  std::span<const float> logits(int row) const;
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nightshift::model
