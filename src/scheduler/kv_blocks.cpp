@@ -16,7 +16,8 @@ BlockHash chain_hash(const BlockHash& parent, BlockTokens tokens) {
     std::array<TokenId, kKvBlockTokens> tokens;
   } key{parent, {}};
   std::copy(tokens.begin(), tokens.end(), key.tokens.begin());
-  static_assert(sizeof(key) == sizeof(BlockHash) + kKvBlockTokens * sizeof(TokenId), "no padding may be hashed");
+  static_assert(sizeof(key) == sizeof(BlockHash) + kKvBlockTokens * sizeof(TokenId),
+                "no padding may be hashed");
   const XXH128_hash_t hash = XXH3_128bits(&key, sizeof key);
   return {hash.low64, hash.high64};
 }
@@ -111,7 +112,8 @@ std::size_t KvBlocks::find_slot(const BlockHash& hash) const {
   return slot;
 }
 
-// Deletes without tombstones (Knuth, vol. 3, 6.4 R): entries behind the hole move up if they hash to or before it.
+// Deletes without tombstones (Knuth, vol. 3, 6.4 R): entries behind the hole move up if they hash to or
+// before it.
 void KvBlocks::erase_hash(const BlockHash& hash) {
   std::size_t hole = find_slot(hash);
   for (std::size_t slot = (hole + 1) & mask_; table_[slot] >= 0; slot = (slot + 1) & mask_) {
@@ -133,10 +135,14 @@ void KvBlocks::audit(std::span<const int> holders) const {
     held += expected > 0;
   }
   NS_CHECK(held == held_, "{} blocks held, ledger says {}", held, held_);
-  NS_CHECK(free() + cached_ + held_ == total(), "free {} + cached {} + held {} != total {}", free(), cached_, held_,
-           total());
-  for (const BlockId block : free_)
+  NS_CHECK(free() + cached_ + held_ == total(), "free {} + cached {} + held {} != total {}", free(), cached_,
+           held_, total());
+  std::vector<bool> on_stack(blocks_.size());
+  for (const BlockId block : free_) {
     NS_CHECK(at(block).holders == 0 && !at(block).published, "block {} is on the free stack", block);
+    NS_CHECK(!on_stack[static_cast<std::size_t>(block)], "block {} is on the free stack twice", block);
+    on_stack[static_cast<std::size_t>(block)] = true;
+  }
   audit_lru();
   audit_table();
 }

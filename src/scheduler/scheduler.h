@@ -175,22 +175,26 @@ class Scheduler {
   };
 
   Step& step_at(int age) { return steps_[(oldest_step_ + static_cast<std::size_t>(age)) % steps_.size()]; }
-  std::optional<std::string> refusal(const Request& request) const;
-  Sequence& new_sequence();
-  void recycle(Sequence& sequence);
 
+  // plan.cpp
   bool plan_decodes(Step& step);
   void plan_prefills(Step& step, int limit);
   void plan_admissions(Step& step, int limit);
   int prefill_limit(int decodes) const;
-  bool grow(Sequence& sequence, bool& preempted);
+  bool grow(std::size_t index, bool& pressed);
   void preempt_last();
   bool admit(Sequence& sequence);
   int match_prefix(Sequence& sequence);
   void schedule(Step& step, Sequence& sequence, int num_tokens);
   void publish_full_blocks(Sequence& sequence);
+  const BlockHash& hash_of_block(Sequence& sequence, int index) const;
   void count(const BatchPlan& plan);
 
+  // scheduler.cpp
+  std::optional<std::string> refusal(const Request& request) const;
+  Sequence& new_sequence();
+  void recycle(Sequence& sequence);
+  void ask_stop(std::span<const SequenceId> stop);
   FinishReason append(Sequence& sequence, TokenId token);
   bool is_end_token(const Sequence& sequence, TokenId token) const;
   Finished end(Sequence& sequence, FinishReason reason);
@@ -201,8 +205,8 @@ class Scheduler {
   KvBlocks kv_;
   std::vector<std::unique_ptr<Sequence>> storage_;  // as many as ever lived at once
   std::vector<Sequence*> unused_;                   // of storage_
-  std::deque<Sequence*> waiting_;   // in order of arrival, all later than any running one
-  std::vector<Sequence*> running_;  // in order of arrival
+  std::deque<Sequence*> waiting_;                   // in order of arrival, all later than any running one
+  std::vector<Sequence*> running_;                  // in order of arrival
   std::unordered_map<SequenceId, Sequence*>
       by_id_;                // looked up, never walked: its order is nobody's business
   std::vector<Step> steps_;  // ring of pipeline_depth
@@ -210,6 +214,7 @@ class Scheduler {
   int steps_in_flight_ = 0;
   std::uint64_t next_step_ = 0;
   std::vector<BlockId> matched_;  // scratch of match_prefix
+  int stops_asked_ = 0;           // by commit's caller, not yet seen in the step
   Counters counters_;
 };
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the scheduler remembers of one sequence. Private to the room.
 //
-// Two counters say everything: `computed`, the tokens whose K and V are written once the steps planned so far have run,
-// and total(), the tokens that will be known by then. Prefill, decode, prefix hit, recomputation and overlapped steps
-// are all "compute from computed towards total()".
+// Two counters say everything: `computed`, the tokens whose K and V are written once the steps planned so far
+// have run, and total(), the tokens that will be known by then. Prefill, decode, prefix hit, recomputation
+// and overlapped steps are all "compute from computed towards total()".
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@ struct Sequence {
   SequenceId id = 0;
   std::uint64_t random_key = 0;
   SamplingParams sampling;
-  std::vector<TokenId> tokens;   // prompt, then output; spans point into it, so it must not move while in flight
+  std::vector<TokenId>
+      tokens;  // prompt, then output; spans point into it, so it must not move while in flight
   std::vector<BlockId> blocks;   // likewise
   std::vector<BlockHash> chain;  // of the leading full blocks, as far as hashed
   int prompt_tokens = 0;
@@ -31,14 +32,13 @@ struct Sequence {
   int published = 0;    // leading full blocks offered to the prefix cache
   bool ended = false;   // handed back, kept only until in_flight is 0
   bool stop_asked = false;
+  bool resident = false;  // in the running list; else it waits
 
   int cached_tokens = 0;
   int preemptions = 0;
-  int lost = 0;  // tokens that were computed when it was last preempted
+  bool ever_ran = false;
+  int reached = 0;  // most tokens that were ever computed; below it, computing is computing again
   std::int64_t recomputed = 0;
-  bool admitted_before = false;
-  bool ran = false;
-  bool sampled = false;
   std::uint64_t first_step = 0;
   std::uint64_t first_token = 0;
 
@@ -48,5 +48,10 @@ struct Sequence {
   bool prefilling() const { return computed < prefill_end; }
   bool wants_decode() const { return !prefilling() && total() < final_tokens; }
 };
+
+inline BlockTokens block_tokens(const Sequence& sequence, int index) {
+  return BlockTokens(sequence.tokens.data() + static_cast<std::size_t>(index) * kKvBlockTokens,
+                     kKvBlockTokens);
+}
 
 }  // namespace nightshift::scheduler
