@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+foreach(ranks 1 2 4)
+  nightshift_mpi_test(parallel ${ranks} parallel_test)
+endforeach()
