@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds everything, checks the style rules and runs the tests:
+#   bash tests/run.sh [CTEST ARGUMENT...]        e.g. -L unit, -R tokenizer, -j2
+# Labels: unit, mpi, slow, gpu (left out where there is no GPU). Ends with "N passed, N failed, N skipped".
+source "$(dirname "${BASH_SOURCE[0]}")/../.ci/bootstrap.sh"
+
+# attribute NAME: a count from the head of ctest's JUnit file.
+attribute() {
+  grep -m1 -oE "$1=\"[0-9]+\"" "$build_dir/tests.xml" | grep -oE '[0-9]+'
+}
+
+has_gpu() {
+  command -v nvidia-smi > /dev/null && nvidia-smi -L 2> /dev/null | grep -q '^GPU'
+}
+
+install_packages libgtest-dev clang-format-14
+configure -DNIGHTSHIFT_TESTS=ON
+build
+
+check_failed=0
+bash .ci/check.sh || check_failed=1
+
+labels=(-LE '^gpu$')
+if has_gpu; then
+  labels=()
+else
+  echo "==> no GPU here: the tests labelled gpu are left out"
+fi
+rm -f "$build_dir/tests.xml"
+status=0
+ctest --test-dir "$build_dir" --output-on-failure --no-tests=error --timeout 900 --output-junit "$build_dir/tests.xml" \
+  ${labels[@]+"${labels[@]}"} "$@" || status=$?
+
+if [[ ! -s $build_dir/tests.xml ]]; then
+  echo "ctest left no result file (exit status $status)"
+  exit 1
+fi
+tests=$(attribute tests)
+failed=$(attribute failures)
+skipped=$(($(attribute skipped) + $(attribute disabled)))
+# The style check counts as one more test.
+echo "$((tests - failed - skipped + 1 - check_failed)) passed, $((failed + check_failed)) failed, $skipped skipped"
+exit $((status != 0 || check_failed != 0))
