@@ -109,6 +109,9 @@ class JournalIndex {
   std::uint64_t committed_rows() const;  // rows with all their samples
   const JournalHealth& health() const;
 
+  // What is committed, in order of (row, sample), without reading it.
+  void for_each_key(
+      const std::function<void(PromptRow row, std::int32_t sample, std::int32_t samples)>& visit) const;
   // All records in order of (row, sample), each read and checked again. Error when a record has gone bad
   // since.
   void for_each(const std::function<void(const ResultRecord&)>& visit) const;
