@@ -88,6 +88,7 @@ struct SamplingParams {
   double presence_penalty = 0.0;    // over output
   double frequency_penalty = 0.0;   // over output
   std::uint64_t seed = 0;
+  bool own_seed = false;  // the prompt itself brought the seed: then it alone, and the sample, key the draws
   std::vector<std::string> stop;        // not part of the answer
   std::vector<TokenId> stop_token_ids;  // beside the model's own end-of-sequence ids
   bool ignore_eos = false;
@@ -136,9 +137,11 @@ struct TokenLogprob {
 // One sampled token, in plan order over the sequences that sample.
 struct SampledToken {
   SequenceId id = 0;
-  TokenId token = -1;
+  TokenId token = -1;             // -1: none, the logits held NaN
   float logprob = 0.0F;           // of the chosen token, under the unmodified distribution
   std::vector<TokenLogprob> top;  // the most likely, when asked for
+
+  bool failed() const { return token < 0; }  // the sequence ends as a failed row with reason nan_logits
 };
 
 struct StepResult {
