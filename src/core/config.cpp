@@ -306,6 +306,7 @@ Job load_job(const fs::path& file, const std::vector<std::string>& overrides) {
   read_document(job, document, file, job.file.parent_path());
   for (const std::string& text : overrides) apply_override(job, text);
   if (job.job.name.empty()) job.job.name = file.stem().string();
+  job.sampling.own_seed = false;  // a job's seed is a default, not a prompt's own
   check_job(job);
   return job;
 }
@@ -375,6 +376,7 @@ Job job_from_json(std::string_view text) {
     from_json_value(in.at(section).at(key), field);
   });
   apply_params_json(job.sampling, in.at("sampling").dump());
+  job.sampling.own_seed = false;
   job.file = in.at("file").get<std::string>();
   return job;
 }

@@ -164,9 +164,10 @@ void set_param(SamplingParams& params, std::string_view name, double number) {
     params.presence_penalty = number;
   else if (name == "frequency_penalty")
     params.frequency_penalty = number;
-  else if (name == "seed")
+  else if (name == "seed") {
     params.seed = static_cast<std::uint64_t>(integer);
-  else if (name == "ignore_eos")
+    params.own_seed = true;
+  } else if (name == "ignore_eos")
     params.ignore_eos = integer != 0;
   else if (name == "n")
     params.n = integer;

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "core/check.h"
 #include "parallel/mpi_check.h"
@@ -104,6 +106,17 @@ Communicator Communicator::split(int color, int key) const {
 
 void Communicator::barrier() const {
   NS_MPI(MPI_Barrier(impl_->comm));
+}
+
+void Communicator::wait_for_all(const std::function<void()>& meanwhile) const {
+  MPI_Request request = MPI_REQUEST_NULL;
+  NS_MPI(MPI_Ibarrier(impl_->comm, &request));
+  for (int done = 0;;) {
+    NS_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    if (done != 0) return;
+    meanwhile();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 void Communicator::broadcast(std::string& text, int root) const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -46,6 +47,9 @@ class Communicator {
   Communicator split(int color, int key) const;
 
   void barrier() const;
+  // A barrier that sleeps instead of spinning, and calls `meanwhile` every few milliseconds: ranks that are
+  // done early leave their cores to the others.
+  void wait_for_all(const std::function<void()>& meanwhile) const;
   void broadcast(std::string& text, int root = 0) const;                       // any length
   std::vector<std::string> gather(std::string_view text, int root = 0) const;  // by rank; empty elsewhere
   double sum(

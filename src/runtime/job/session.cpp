@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -255,6 +256,12 @@ Status Status::from_json(const std::string& text) {
 
 fs::path Session::prompts_file(const Job& job) const {
   return job.job.input.extension() == ".jsonl" ? dir_ / "input.h5" : job.job.input;
+}
+
+std::int64_t Session::started_unix() const {
+  const fs::path file = dir_ / "started";
+  if (!fs::exists(file)) write_atomically(file, std::to_string(std::time(nullptr)));
+  return std::stoll(read_text(file));
 }
 
 void Session::write_job(const Job& job) const {

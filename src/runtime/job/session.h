@@ -3,6 +3,7 @@
 //
 //   manifest.json, lock     io room (who may resume what)
 //   job.json                front end: the resolved job, read by the ranks
+//   started                 whoever comes first: when the job was first started, seconds since 1970
 //   input.h5                front end: the prompts, when the job's input is JSONL
 //   rank-*.journal          every rank: finished rows (io room)
 //   status.json             rank 0, about once a second, replaced atomically: `nightshift status` and the
@@ -134,6 +135,10 @@ class Session {
 
   const std::filesystem::path& dir() const { return dir_; }
   std::filesystem::path prompts_file(const Job& job) const;  // job.input, or input.h5 here when that is JSONL
+
+  // When the job was first started, seconds since 1970: the zero of all its times, and what its chat template
+  // is told the date is, also after a restart. The first call fixes it.
+  std::int64_t started_unix() const;
 
   void write_job(const Job& job) const;
   Job read_job() const;

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// nightshift-rank SESSION_DIR: the worker that mpirun or srun starts, one per GPU or CPU share. Not for
+// hands: `nightshift run` prepares the session and starts it.
+#include <cstdlib>
+#include <iostream>
+
+#include "core/check.h"
+#include "kernels/kernels.h"
+#include "runtime/runtime.h"
+
+namespace {
+
+using namespace nightshift;
+
+int report(const std::string& what, Exit exit) {
+  std::cerr << "nightshift-rank on " << parallel::Communicator::host_name() << ": " << what << std::endl;
+  return static_cast<int>(exit);
+}
+
+int work(const char* session_dir) {
+  try {
+    const auto world = parallel::Communicator::world();
+    const kernels::Environment compute;
+    runtime::run_rank(runtime::Session(session_dir), world, compute.threads());
+    return static_cast<int>(Exit::done);
+  } catch (const Error& error) {
+    return report(error.what(), error.exit());
+  } catch (const std::exception& error) {
+    return report(error.what(), Exit::failed);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  parallel::Environment mpi(&argc, &argv);
+  if (argc != 2)
+    return report("usage: nightshift-rank SESSION_DIR; start jobs with `nightshift run`", Exit::bad_input);
+  const int code = work(argv[1]);
+  if (code != 0) parallel::Environment::abort(code);  // the others may be waiting for this rank
+  return code;
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/committed.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+namespace nightshift::runtime {
+
+Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std::uint64_t rows,
+                          const parallel::Communicator& ranks) {
+  Committed done;
+  nlohmann::json rest;
+  if (ranks.rank() == 0) {
+    const io::JournalIndex index(journal_dir, job);
+    done.bits_.assign(rows / 8 + 1, '\0');
+    done.samples_ = index.size();
+    index.for_each_key([&](PromptRow row, std::int32_t sample, std::int32_t) {
+      if (row >= rows) return;  // a journal cannot hold such a row; the result writer would say so
+      if (!index.committed(row)) {
+        done.partial_.emplace(row, sample);
+      } else {
+        done.bits_[row / 8] = static_cast<char>(done.bits_[row / 8] | 1 << (row % 8));
+      }
+    });
+    rest = {{"partial", done.partial_}, {"samples", done.samples_}};
+  }
+  ranks.broadcast(done.bits_);
+  std::string text = rest.dump();
+  ranks.broadcast(text);
+  rest = nlohmann::json::parse(text);
+  rest.at("partial").get_to(done.partial_);
+  rest.at("samples").get_to(done.samples_);
+  return done;
+}
+
+bool Committed::rows(PromptRow first, std::uint64_t count) const {
+  for (PromptRow at = first; at < first + count; ++at) {
+    if (!row(at)) return false;
+  }
+  return true;
+}
+
+}  // namespace nightshift::runtime

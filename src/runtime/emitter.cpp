@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/emitter.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace nightshift::runtime {
+
+void Emitter::fail(const PreparedPrompt& prompt, const std::string& reason, double now) {
+  io::ResultRecord row;
+  row.row = prompt.row;
+  row.finish_reason = FinishReason::failed;
+  row.error = reason;
+  row.prompt_tokens = static_cast<std::int32_t>(prompt.tokens.size());
+  row.started_s = row.first_token_s = row.finished_s = now;
+  journal_.append(row);
+  ++counters_.prompts_failed;
+}
+
+void Emitter::start(SequenceId id, const PreparedPrompt& prompt, std::int32_t sample) {
+  Active active;
+  active.row = prompt.row;
+  active.sample = sample;
+  active.samples = static_cast<std::int32_t>(prompt.params.n);
+  active.prompt_tokens = static_cast<std::int32_t>(prompt.tokens.size());
+  active.min_tokens = prompt.params.min_tokens;
+  active.logprobs = prompt.params.logprobs;
+  if (!prompt.params.stop.empty()) {
+    active.stop = std::make_unique<StopSearch>(StopSearch{
+        tokenizer::StreamDecoder(tokenizer_, true), tokenizer::StopMatcher(prompt.params.stop), {}});
+  }
+  active_.emplace(id, std::move(active));
+}
+
+void Emitter::planned(const BatchPlan& plan, double now) {
+  for (const PlannedSequence& s : plan.sequences) {
+    if (s.output_position() > 0) continue;  // a decode has long started
+    Active& active = active_.at(s.id);
+    if (active.started_s < 0) active.started_s = now;
+  }
+}
+
+void Emitter::clock(Active& active, double now) {
+  if (active.tokens++ == 0) {
+    active.first_token_s = now;
+    counters_.time_to_first_token.add(now);
+    counters_.prompt_tokens += static_cast<std::uint64_t>(active.prompt_tokens);
+  } else {
+    counters_.inter_token.add(now - active.last_token_s);
+  }
+  active.last_token_s = now;
+  ++counters_.output_tokens;
+}
+
+void Emitter::keep_logprobs(Active& active, const SampledToken& token) {
+  active.chosen_logprobs.push_back(token.logprob);
+  const auto k = static_cast<std::size_t>(active.logprobs);
+  const std::size_t have = std::min(k, token.top.size());
+  active.top_logprobs.insert(active.top_logprobs.end(), token.top.begin(),
+                             token.top.begin() + static_cast<std::ptrdiff_t>(have));
+  active.top_logprobs.resize(active.top_logprobs.size() + k - have);
+}
+
+bool Emitter::stops(Active& active, TokenId token) const {
+  StopSearch& search = *active.stop;
+  const std::string piece = search.decoder.push(token);
+  if (active.tokens < active.min_tokens) {
+    search.text += piece;  // too early to stop: whatever stands here belongs to the answer
+    return false;
+  }
+  search.text += search.matcher.push(piece);
+  return search.matcher.stopped();
+}
+
+std::vector<SequenceId> Emitter::observe(const StepResult& result, double now) {
+  std::vector<SequenceId> stop;
+  for (const SampledToken& token : result.tokens) {
+    const auto it = active_.find(token.id);
+    if (it == active_.end()) continue;  // ended while this step was in flight
+    Active& active = it->second;
+    clock(active, now);
+    if (active.logprobs > 0) keep_logprobs(active, token);
+    active.broken = token.token < 0;
+    if (active.broken || (active.stop && stops(active, token.token))) stop.push_back(token.id);
+  }
+  return stop;
+}
+
+std::string Emitter::text_of(Active& active, const scheduler::Finished& finished) const {
+  if (!active.stop) return tokenizer_.decode(finished.output, true);
+  StopSearch& search = *active.stop;
+  if (search.matcher.stopped()) return std::move(search.text);
+  search.text += search.matcher.push(search.decoder.finish());
+  if (!search.matcher.stopped()) search.text += search.matcher.finish();
+  return std::move(search.text);
+}
+
+io::ResultRecord Emitter::record(Active& active, scheduler::Finished&& finished) const {
+  io::ResultRecord row;
+  row.row = active.row;
+  row.sample = active.sample;
+  row.samples = active.samples;
+  row.finish_reason = finished.reason;
+  row.prompt_tokens = finished.prompt_tokens;
+  row.cached_tokens = finished.cached_tokens;
+  row.started_s = active.started_s;
+  row.first_token_s = active.first_token_s;
+  row.finished_s = active.last_token_s;
+  if (active.broken) {
+    row.finish_reason = FinishReason::failed;
+    row.error = fmt::format("nan_logits: at token {}", active.tokens);
+    return row;
+  }
+  row.text = text_of(active, finished);
+  row.tokens = std::move(finished.output);
+  row.top_k = static_cast<std::int32_t>(active.logprobs);
+  row.logprobs = std::move(active.chosen_logprobs);
+  row.top = std::move(active.top_logprobs);
+  return row;
+}
+
+void Emitter::finish(std::vector<scheduler::Finished>&& finished, double now) {
+  for (scheduler::Finished& done : finished) {
+    const auto it = active_.find(done.id);
+    NS_CHECK(it != active_.end(), "sequence {} ended and was never started", done.id);
+    Active& active = it->second;
+    counters_.cached_tokens += static_cast<std::uint64_t>(done.cached_tokens);
+    counters_.end_to_end.add(now);
+    if (active.tokens > 1) {
+      counters_.time_per_output_token.add((active.last_token_s - active.first_token_s) / (active.tokens - 1));
+    }
+    ++(active.broken ? counters_.prompts_failed : counters_.prompts_done);
+    journal_.append(record(active, std::move(done)));
+    active_.erase(it);
+  }
+}
+
+}  // namespace nightshift::runtime

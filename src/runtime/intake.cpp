@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/intake.h"
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+
+namespace nightshift::runtime {
+namespace {
+
+constexpr std::uint64_t kLargestUnit = 256;  // rows: some seconds of work, some hundred kB of text
+constexpr std::uint64_t kUnitsPerRank = 8;   // at least, so that a small job is shared out evenly
+constexpr std::uint64_t kReadRows =
+    32;  // rows read at once: the engine is fed early, reads stay large enough
+
+// A 64-bit key of an id: distinct ids draw different random numbers, wherever their rows are.
+std::uint64_t key_of(const io::RowId& id) {
+  if (const auto* number = std::get_if<std::int64_t>(&id)) return static_cast<std::uint64_t>(*number);
+  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const char c : std::get<std::string>(id))
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+std::vector<TokenId> Preparer::encode(const io::Prompt& prompt) const {
+  switch (prompt.form) {
+    case io::PromptForm::tokens:
+      return prompt.tokens;
+    case io::PromptForm::text:
+      return tokenizer_.encode(prompt.text, true);
+    case io::PromptForm::messages:
+      // The template writes the beginning-of-sequence token itself: adding it again is the classic silent
+      // error.
+      return tokenizer_.encode(chat_.render(prompt.text, prompt.extra_json), false);
+  }
+  return {};
+}
+
+PreparedPrompt Preparer::prepare(io::Prompt&& prompt) const {
+  PreparedPrompt out;
+  out.row = prompt.row;
+  out.id_key = key_of(prompt.id);
+  out.error = std::move(prompt.error);
+  if (out.error.empty()) {
+    try {
+      out.tokens = encode(prompt);
+    } catch (const tokenizer::InvalidUtf8& error) {
+      out.error = fmt::format("invalid_utf8: byte {}", error.byte_offset());
+    } catch (const Error& error) {
+      out.error = fmt::format("bad_template: {}", error.summary());
+    }
+  }
+  const auto alien =
+      std::find_if(out.tokens.begin(), out.tokens.end(), [&](TokenId t) { return t < 0 || t >= vocab_; });
+  if (alien != out.tokens.end()) {
+    out.error = fmt::format("bad_tokens: id {} is outside the vocabulary of {}", *alien, vocab_);
+  }
+  if (out.error.empty() && out.tokens.empty()) out.error = "empty_prompt: no tokens";
+  out.params = std::move(prompt.params);
+  return out;
+}
+
+WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& ranks) {
+  WorkPlan plan;
+  const std::uint64_t rows = prompts.rows();
+  const auto share = rows / (kUnitsPerRank * static_cast<std::uint64_t>(ranks.size()));
+  const std::uint64_t largest = std::clamp<std::uint64_t>(share, 1, kLargestUnit);
+  plan.units = parallel::cut_units(rows, ranks.size(), largest);
+  std::string text;
+  if (ranks.rank() == 0) {
+    // Costs are known per `largest` rows; the small units of the end keep their place there.
+    std::vector<std::uint64_t> costs = prompts.unit_costs(largest).value_or(std::vector<std::uint64_t>());
+    if (!costs.empty()) costs.resize(plan.units.size());
+    const std::vector<std::uint32_t> order = parallel::claim_order(plan.units, costs);
+    text.assign(reinterpret_cast<const char*>(order.data()), order.size() * sizeof(order[0]));
+  }
+  ranks.broadcast(text);
+  plan.order.resize(text.size() / sizeof(plan.order[0]));
+  std::copy(text.begin(), text.end(), reinterpret_cast<char*>(plan.order.data()));
+  return plan;
+}
+
+Intake::Intake(const io::PromptReader& prompts, const Preparer& preparer, const Committed& committed,
+               const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead)
+    : prompts_(prompts),
+      preparer_(preparer),
+      committed_(committed),
+      plan_(plan),
+      queue_(queue),
+      ahead_(ahead),
+      thread_([this] { read_ahead(); }) {}
+
+Intake::~Intake() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Intake::claim() {
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (all_claimed_ || ready_.size() + rows_in_work_ >= ahead_) return;
+    }
+    const auto place = queue_.claim();
+    const std::lock_guard lock(mutex_);
+    if (place) {
+      const parallel::Unit& unit = plan_.units[plan_.order[*place]];
+      if (committed_.rows(unit.first, unit.count)) continue;  // a resumed job passes over what is done
+      rows_in_work_ += unit.count;
+      claimed_.push_back(unit);
+    } else {
+      all_claimed_ = true;
+    }
+    changed_.notify_all();
+  }
+}
+
+std::optional<PreparedPrompt> Intake::take() {
+  const std::lock_guard lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
+  if (ready_.empty()) return std::nullopt;
+  PreparedPrompt prompt = std::move(ready_.front());
+  ready_.pop_front();
+  changed_.notify_all();
+  return prompt;
+}
+
+bool Intake::exhausted() const {
+  const std::lock_guard lock(mutex_);
+  return all_claimed_ && rows_in_work_ == 0 && ready_.empty() && !failure_;
+}
+
+void Intake::wait() const {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::milliseconds(5), [this] { return !ready_.empty() || failure_; });
+}
+
+void Intake::read_ahead() {
+  try {
+    for (;;) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return stopping_ || !claimed_.empty(); });
+      if (stopping_) return;
+      const parallel::Unit unit = claimed_.front();
+      claimed_.pop_front();
+      lock.unlock();
+      prepare_unit(unit);
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::current_exception();
+    changed_.notify_all();
+  }
+}
+
+void Intake::prepare_unit(const parallel::Unit& unit) {
+  for (std::uint64_t done = 0; done < unit.count;) {
+    const std::uint64_t count = std::min(kReadRows, unit.count - done);
+    std::vector<PreparedPrompt> prepared;
+    for (io::Prompt& prompt : prompts_.read(unit.first + done, count)) {
+      std::vector<std::int32_t> samples;
+      const auto n = static_cast<std::int32_t>(prompt.error.empty() ? prompt.params.n : 1);
+      for (std::int32_t s = 0; s < n; ++s) {
+        if (!committed_.sample(prompt.row, s)) samples.push_back(s);
+      }
+      if (samples.empty()) continue;
+      prepared.push_back(preparer_.prepare(std::move(prompt)));
+      prepared.back().samples = std::move(samples);
+    }
+    done += count;
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    for (PreparedPrompt& prompt : prepared) ready_.push_back(std::move(prompt));
+    rows_in_work_ -= count;
+    changed_.notify_all();
+  }
+}
+
+}  // namespace nightshift::runtime

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prompts, ready to run, ahead of need. The engine's thread claims units (claiming is MPI); a thread of its
+// own reads the rows and turns them into tokens.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "io/io.h"
+#include "parallel/parallel.h"
+#include "runtime/committed.h"
+#include "tokenizer/tokenizer.h"
+
+namespace nightshift::runtime {
+
+// A prompt as the scheduler wants it.
+struct PreparedPrompt {
+  PromptRow row = 0;
+  std::uint64_t id_key = 0;  // of the prompt's id: keys its random numbers
+  std::vector<TokenId> tokens;
+  SamplingParams params;
+  std::vector<std::int32_t> samples;  // which of 0 .. n-1 are still to do
+  std::string error;  // reason of a row that cannot run; samples then counts the rows it fills
+};
+
+// Text or messages to tokens, or the reason why not. Const and free of state: any thread.
+class Preparer {
+ public:
+  Preparer(const tokenizer::Tokenizer& tokenizer, const tokenizer::ChatTemplate& chat, int vocab)
+      : tokenizer_(tokenizer), chat_(chat), vocab_(vocab) {}
+
+  PreparedPrompt prepare(io::Prompt&& prompt) const;
+
+ private:
+  std::vector<TokenId> encode(const io::Prompt& prompt) const;
+
+  const tokenizer::Tokenizer& tokenizer_;
+  const tokenizer::ChatTemplate& chat_;
+  int vocab_;
+};
+
+// Which units there are and in which order they are claimed: the same on every rank.
+struct WorkPlan {
+  std::vector<parallel::Unit> units;
+  std::vector<std::uint32_t> order;
+};
+// Rank 0 looks at the input's lengths, where they are known, and tells the others. Collective.
+WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& ranks);
+
+class Intake {
+ public:
+  // `ahead`: prompts kept ready. All references must outlive the intake.
+  Intake(const io::PromptReader& prompts, const Preparer& preparer, const Committed& committed,
+         const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead);
+  ~Intake();
+
+  void claim();                          // claims units as far as they are needed soon; engine's thread
+  std::optional<PreparedPrompt> take();  // the next prompt that is ready, if any
+  bool exhausted() const;                // nothing ready, nothing claimed, nothing left to claim
+  void wait() const;                     // sleeps until something is ready or exhausted, a few ms at most
+
+ private:
+  void read_ahead();
+  void prepare_unit(const parallel::Unit& unit);
+
+  const io::PromptReader& prompts_;
+  const Preparer& preparer_;
+  const Committed& committed_;
+  const WorkPlan& plan_;
+  parallel::WorkQueue& queue_;
+  const std::size_t ahead_;
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  std::deque<parallel::Unit> claimed_;  // not read yet
+  std::uint64_t rows_in_work_ = 0;      // of claimed units, not yet in ready_
+  std::deque<PreparedPrompt> ready_;
+  std::exception_ptr failure_;
+  bool all_claimed_ = false;
+  bool stopping_ = false;
+  std::thread thread_;  // last: starts when everything above exists
+};
+
+}  // namespace nightshift::runtime

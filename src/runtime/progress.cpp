@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/progress.h"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+
+namespace nightshift::runtime {
+namespace {
+
+constexpr double kPeriod = 0.5;       // seconds between updates
+constexpr double kRateWindow = 20.0;  // seconds the shown rate and the ETA look back
+enum Counter { done, failed, running, prompt_tokens, output_tokens, kCounters };
+
+}  // namespace
+
+Progress::Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t rows,
+                   std::uint64_t before, int restarts)
+    : ranks_(ranks), session_(session), board_(ranks, kCounters), before_(before) {
+  status_.samples_total = rows;
+  status_.ranks = ranks.size();
+  status_.restarts = restarts;
+  status_.host = parallel::Communicator::host_name();
+}
+
+void Progress::tick(const RunCounters& counters, std::size_t active, double now, bool force) {
+  if (now < next_ && !force) return;
+  next_ = now + kPeriod;
+  std::array<std::int64_t, kCounters> mine{};
+  mine[done] = static_cast<std::int64_t>(counters.prompts_done);
+  mine[failed] = static_cast<std::int64_t>(counters.prompts_failed);
+  mine[running] = static_cast<std::int64_t>(active);
+  mine[prompt_tokens] = static_cast<std::int64_t>(counters.prompt_tokens);
+  mine[output_tokens] = static_cast<std::int64_t>(counters.output_tokens);
+  board_.publish(mine);
+  if (ranks_.rank() == 0) write(now);
+}
+
+void Progress::note(const std::string& state, const std::string& text, double now) {
+  if (ranks_.rank() != 0 || (now < next_ && status_.state == state)) return;
+  next_ = now + kPeriod;
+  status_.state = state;
+  status_.note = text;
+  status_.done = before_;
+  status_.elapsed_seconds = now;
+  status_.updated_unix = std::time(nullptr);
+  session_.write_status(status_);
+}
+
+void Progress::write(double now) {
+  const std::vector<std::int64_t> all = board_.totals();
+  const auto total = [&](Counter c) { return static_cast<std::uint64_t>(all[c]); };
+  status_.state = "running";
+  status_.note.clear();
+  status_.done = before_ + total(done) + total(failed);
+  status_.failed = total(failed);
+  status_.running = total(running);
+  status_.prompt_tokens = total(prompt_tokens);
+  status_.output_tokens = total(output_tokens);
+  status_.samples_total = std::max(status_.samples_total, status_.done);
+  status_.elapsed_seconds = now;
+  status_.updated_unix = std::time(nullptr);
+  measure_rate(status_, now);
+  session_.write_status(status_);
+}
+
+void Progress::measure_rate(Status& status, double now) {
+  recent_.push_back({now, status.prompt_tokens + status.output_tokens, status.done});
+  while (recent_.size() > 2 && now - recent_.front().at > kRateWindow) recent_.pop_front();
+  const Moment& first = recent_.front();
+  const double seconds = now - first.at;
+  if (seconds <= 0) return;
+  status.tokens_per_second = static_cast<double>(recent_.back().tokens - first.tokens) / seconds;
+  const double samples_per_second = static_cast<double>(status.done - first.samples) / seconds;
+  const auto left = static_cast<double>(status.samples_total - status.done);
+  status.eta_seconds = samples_per_second > 0 ? left / samples_per_second : -1.0;
+}
+
+}  // namespace nightshift::runtime

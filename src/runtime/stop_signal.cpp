@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/stop_signal.h"
+
+#include <array>
+#include <csignal>
+
+namespace nightshift::runtime {
+namespace {
+
+constexpr std::array kSignals{SIGINT, SIGTERM, SIGUSR1};
+volatile std::sig_atomic_t received = 0;
+std::array<struct sigaction, kSignals.size()> before;
+
+void note(int signal) {
+  received = signal;
+}
+
+}  // namespace
+
+StopSignal::StopSignal() {
+  struct sigaction action = {};
+  action.sa_handler = note;
+  action.sa_flags = SA_RESTART;
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &before[i]);
+}
+
+StopSignal::~StopSignal() {
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before[i], nullptr);
+}
+
+bool StopSignal::asked() {
+  return received != 0;
+}
+
+const char* StopSignal::name() {
+  switch (received) {
+    case SIGINT:
+      return "SIGINT";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGUSR1:
+      return "SIGUSR1";
+    default:
+      return "";
+  }
+}
+
+}  // namespace nightshift::runtime
