@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/model.h"
+
+#include <chrono>
+#include <deque>
+
+#include "core/check.h"
+#include "model/checkpoint_reader.h"
+#include "model/forward.h"
+#include "model/packed_weights.h"
+#include "model/sampler.h"
+
+namespace nightshift::model {
+
+namespace {
+
+void check_limits(const ModelConfig& config, const ModelOptions& options) {
+  const StepLimits& limits = options.limits;
+  NS_CHECK(limits.max_query_tokens > 0 && limits.max_sampled_rows > 0 && limits.kv_blocks > 0,
+           "limits: {} query tokens, {} sampled rows, {} KV blocks", limits.max_query_tokens,
+           limits.max_sampled_rows, limits.kv_blocks);
+  if (limits.max_context < 1 || limits.max_context > longest_context(config))
+    throw BadInput(fmt::format("max_context {} is outside what this model was made for", limits.max_context),
+                   fmt::format("set [model] max_context to 1 .. {}", longest_context(config)));
+  NS_CHECK(options.tokenizer_size >= 0, "tokenizer_size {}", options.tokenizer_size);
+}
+
+int real_tokens(const ModelConfig& config, const ModelOptions& options) {
+  const int vocab = config.shape.vocab;
+  return options.tokenizer_size == 0 ? vocab : std::min(vocab, options.tokenizer_size);
+}
+
+}  // namespace
+
+struct Model::Impl {
+  Impl(ModelConfig config_, const ModelOptions& options_)
+      : config(std::move(config_)),
+        options(options_),
+        backend(kernels::make_backend({.kernels = options.kernels})),
+        weights(config, *backend),
+        forward(config, weights, options.limits, *backend),
+        sampler(real_tokens(config, options), config.stop_ids) {}
+
+  void run(const BatchPlan& plan);
+  void sample(kernels::MatrixView<float> logits, StepResult& result);
+  void take_argmax(kernels::MatrixView<float> logits);
+
+  const ModelConfig config;
+  const ModelOptions options;
+  std::unique_ptr<kernels::Backend> backend;
+  PackedWeights weights;
+  ForwardPass forward;
+  Sampler sampler;
+  Sampler::Scratch scratch;
+  StepBatch batch;
+  std::vector<TokenId> best;       // [S] of the running step
+  std::vector<float> best_logits;  // [S]
+  std::vector<float> host_logits;  // [S, vocab] where the device's memory cannot be read
+  std::span<const float> last_logits;
+  std::deque<StepResult> finished;
+};
+
+void Model::Impl::run(const BatchPlan& plan) {
+  const auto start = std::chrono::steady_clock::now();
+  fill_batch(plan, config, options.limits, batch);
+  StepResult result{.step = plan.step, .tokens = {}, .compute_seconds = 0.0};
+  if (!batch.ids.empty()) sample(forward.run(batch), result);
+  result.compute_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  finished.push_back(std::move(result));
+}
+
+void Model::Impl::take_argmax(kernels::MatrixView<float> logits) {
+  best.resize(static_cast<std::size_t>(logits.rows));
+  best_logits.resize(best.size());
+  const auto tokens = logits.cols_from(0, sampler.vocab());
+  backend->argmax(tokens, forward.buffers().best.data(), forward.buffers().best_logits.data());
+  backend->copy_to_host(best.data(), forward.buffers().best.data(), best.size() * sizeof(TokenId));
+  backend->copy_to_host(best_logits.data(), forward.buffers().best_logits.data(),
+                        best.size() * sizeof(float));
+}
+
+void Model::Impl::sample(kernels::MatrixView<float> logits, StepResult& result) {
+  if (logits.rows == 0) return;
+  forward.timer().at(Op::sample);
+  const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
+  last_logits = {logits.data, count};
+  if (backend->device() != kernels::Device::cpu) {
+    host_logits.resize(count);
+    backend->copy_to_host(host_logits.data(), logits.data, count * sizeof(float));
+    last_logits = host_logits;
+  }
+  for (std::size_t i = 0; i < batch.sampling.size(); ++i)
+    result.tokens.push_back(sampler.sample(
+        last_logits.subspan(i * static_cast<std::size_t>(logits.cols), static_cast<std::size_t>(logits.cols)),
+        *batch.sampling[i], scratch));
+  forward.timer().stop();
+}
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::~Model() = default;
+
+std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& options,
+                                   const LoadCallback& callback) {
+  check_limits(files.config, options);
+  auto impl = std::make_unique<Impl>(files.config, options);
+  LoadProgress progress{.bytes = 0, .total = 0};
+  for (const WeightTensor& weight : files.weights) progress.total += weight.tensor->bytes;
+  CheckpointReader reader(files);
+  while (const CheckpointPiece* piece = reader.next()) {
+    const WeightTensor& weight = *piece->weight;
+    impl->weights.store(weight.weight, weight.layer, weight.dtype, piece->first_row, piece->rows,
+                        piece->columns, piece->data.data());
+    progress.bytes += static_cast<std::uint64_t>(piece->rows * piece->columns) * size_of(weight.dtype);
+    if (callback) callback(progress);
+  }
+  return std::unique_ptr<Model>(new Model(std::move(impl)));
+}
+
+const ModelConfig& Model::config() const {
+  return impl_->config;
+}
+const StepLimits& Model::limits() const {
+  return impl_->options.limits;
+}
+std::string Model::kernels() const {
+  return std::string(impl_->backend->kernel_set());
+}
+
+MemoryNeed Model::memory() const {
+  return {.weights = impl_->weights.bytes(),
+          .kv_cache = impl_->forward.kv_bytes(),
+          .step_buffers = impl_->forward.buffers().bytes() + impl_->forward.table_bytes()};
+}
+
+std::vector<OperationTime> Model::times() const {
+  std::vector<OperationTime> times;
+  for (std::size_t op = 0; op < kOpNames.size(); ++op)
+    times.push_back({kOpNames[op], impl_->forward.timer().seconds(op), impl_->forward.timer().calls(op)});
+  return times;
+}
+
+void Model::submit(const BatchPlan& plan) {
+  impl_->run(plan);
+}
+
+StepResult Model::collect() {
+  NS_CHECK(!impl_->finished.empty(), "no step was submitted");
+  StepResult result = std::move(impl_->finished.front());
+  impl_->finished.pop_front();
+  return result;
+}
+
+std::span<const float> Model::logits(int row) const {
+  const auto width = static_cast<std::size_t>(impl_->config.shape.vocab);
+  NS_CHECK(row >= 0 && (static_cast<std::size_t>(row) + 1) * width <= impl_->last_logits.size(),
+           "row {} of {}", row, impl_->last_logits.size() / width);
+  return impl_->last_logits.subspan(static_cast<std::size_t>(row) * width, width);
+}
+
+}  // namespace nightshift::model

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/packed_weights.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/reduction.h"
+
+namespace nightshift::model {
+
+PackedWeights::PackedWeights(const ModelConfig& config, kernels::Backend& backend)
+    : config_(config), backend_(backend), layers_(static_cast<std::size_t>(config.shape.layers)) {
+  const ModelShape& shape = config.shape;
+  if (shape.hidden % 2 != 0 || shape.intermediate % 2 != 0)
+    throw BadInput(
+        fmt::format("hidden_size {} and intermediate_size {} must be even", shape.hidden, shape.intermediate),
+        "choose another model");
+  for (LayerWeights& layer : layers_) make_layer(layer);
+  head_ = make_matrix(shape.vocab, shape.hidden);
+  if (!shape.tied_embeddings) {
+    embedding_ = backend.matrix<bf16>(shape.vocab, shape.hidden, "model::embedding");
+    bytes_ += 2LL * shape.vocab * shape.hidden;
+  }
+  final_norm_ = make_vector(shape.hidden, "model::final_norm");
+}
+
+kernels::PackedMatrix PackedWeights::make_matrix(std::int64_t n, std::int64_t k) {
+  bytes_ += static_cast<std::int64_t>(backend_.packed_bytes(n, k));
+  return backend_.make_packed(n, k);
+}
+
+Vector PackedWeights::make_vector(std::int64_t n, const char* label) {
+  bytes_ += 4 * n;
+  return backend_.matrix<float>(1, n, label);
+}
+
+void PackedWeights::make_layer(LayerWeights& layer) {
+  const ModelShape& s = config_.shape;
+  const std::int64_t q = static_cast<std::int64_t>(s.heads) * s.head_dim;
+  const std::int64_t qkv = q + 2LL * s.kv_heads * s.head_dim;
+  layer.attention_norm = make_vector(s.hidden, "model::attention_norm");
+  layer.qkv = make_matrix(qkv, s.hidden);
+  if (config_.qkv_bias) layer.qkv_bias = make_vector(qkv, "model::qkv_bias");
+  if (config_.qk_norm) layer.q_norm = make_vector(s.head_dim, "model::q_norm");
+  if (config_.qk_norm) layer.k_norm = make_vector(s.head_dim, "model::k_norm");
+  layer.o = make_matrix(s.hidden, q);
+  if (config_.o_bias) layer.o_bias = make_vector(s.hidden, "model::o_bias");
+  layer.mlp_norm = make_vector(s.hidden, "model::mlp_norm");
+  layer.down = make_matrix(s.hidden, s.intermediate);
+  if (!config_.mlp_bias) {
+    layer.gate_up = make_matrix(kernels::gate_up_rows(s.intermediate), s.hidden);
+    const std::vector<bf16> zero(static_cast<std::size_t>(s.hidden));  // rows that fill the last panel
+    for (std::int64_t i = s.intermediate; kernels::gate_up_row(i, false) < layer.gate_up.n(); ++i)
+      for (const bool up : {false, true})
+        backend_.pack_rows(layer.gate_up, kernels::gate_up_row(i, up), {zero.data(), 1, s.hidden});
+    return;
+  }
+  layer.gate = make_matrix(s.intermediate, s.hidden);
+  layer.up = make_matrix(s.intermediate, s.hidden);
+  layer.gate_bias = make_vector(s.intermediate, "model::gate_bias");
+  layer.up_bias = make_vector(s.intermediate, "model::up_bias");
+  layer.down_bias = make_vector(s.hidden, "model::down_bias");
+}
+
+void PackedWeights::store(Weight weight, int layer, DType dtype, std::int64_t first_row, std::int64_t rows,
+                          std::int64_t columns, const void* data) {
+  const auto count = static_cast<std::size_t>(rows * columns);
+  if (expected_shape(weight, config_.shape).columns == 0) {
+    floats_.resize(count);
+    convert(dtype, data, floats_);
+    return store_vector(weight, layer, first_row, floats_);
+  }
+  const bf16* values = static_cast<const bf16*>(data);
+  if (dtype != DType::bf16) {
+    converted_.resize(count);
+    convert(dtype, data, converted_);
+    values = converted_.data();
+  }
+  store_rows(weight, layer, first_row, {values, rows, columns});
+}
+
+// Row at which a weight begins inside the matrix or vector that it is fused into.
+std::int64_t PackedWeights::first_row_of(Weight weight) const {
+  const std::int64_t q = static_cast<std::int64_t>(config_.shape.heads) * config_.shape.head_dim;
+  const std::int64_t kv = static_cast<std::int64_t>(config_.shape.kv_heads) * config_.shape.head_dim;
+  if (weight == Weight::k || weight == Weight::k_bias) return q;
+  if (weight == Weight::v || weight == Weight::v_bias) return q + kv;
+  return 0;
+}
+
+Vector& PackedWeights::vector_of(Weight weight, int layer) {
+  if (weight == Weight::final_norm) return final_norm_;
+  LayerWeights& w = layers_[static_cast<std::size_t>(layer)];
+  switch (weight) {
+    case Weight::attention_norm:
+      return w.attention_norm;
+    case Weight::q_bias:
+    case Weight::k_bias:
+    case Weight::v_bias:
+      return w.qkv_bias;
+    case Weight::o_bias:
+      return w.o_bias;
+    case Weight::q_norm:
+      return w.q_norm;
+    case Weight::k_norm:
+      return w.k_norm;
+    case Weight::mlp_norm:
+      return w.mlp_norm;
+    case Weight::gate_bias:
+      return w.gate_bias;
+    case Weight::up_bias:
+      return w.up_bias;
+    case Weight::down_bias:
+      return w.down_bias;
+    default:
+      break;
+  }
+  NS_CHECK(false, "weight {} is not a vector", static_cast<int>(weight));
+}
+
+void PackedWeights::store_vector(Weight weight, int layer, std::int64_t first,
+                                 std::span<const float> values) {
+  Vector& vector = vector_of(weight, layer);
+  const std::int64_t at = first_row_of(weight) + first;
+  NS_CHECK(at + static_cast<std::int64_t>(values.size()) <= vector.cols(), "row {} of {}", at, vector.cols());
+  backend_.copy_to_device(vector.data() + at, values.data(), values.size_bytes());
+}
+
+void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
+                               kernels::MatrixView<const bf16> rows) {
+  if (weight == Weight::embedding && !config_.shape.tied_embeddings) {
+    const auto bytes = static_cast<std::size_t>(rows.rows * rows.cols) * sizeof(bf16);
+    return backend_.copy_to_device(embedding_.view().row(first_row), rows.data, bytes);
+  }
+  if (weight == Weight::embedding || weight == Weight::head)
+    return backend_.pack_rows(head_, first_row, rows);
+  LayerWeights& w = layers_[static_cast<std::size_t>(layer)];
+  switch (weight) {
+    case Weight::q:
+    case Weight::k:
+    case Weight::v:
+      return backend_.pack_rows(w.qkv, first_row_of(weight) + first_row, rows);
+    case Weight::o:
+      return backend_.pack_rows(w.o, first_row, rows);
+    case Weight::down:
+      return backend_.pack_rows(w.down, first_row, rows);
+    case Weight::gate:
+      return config_.mlp_bias ? backend_.pack_rows(w.gate, first_row, rows)
+                              : store_gate_up(w, false, first_row, rows);
+    case Weight::up:
+      return config_.mlp_bias ? backend_.pack_rows(w.up, first_row, rows)
+                              : store_gate_up(w, true, first_row, rows);
+    default:
+      break;
+  }
+  NS_CHECK(false, "weight {} is not a matrix", static_cast<int>(weight));
+}
+
+void PackedWeights::store_gate_up(LayerWeights& layer, bool up, std::int64_t first_row,
+                                  kernels::MatrixView<const bf16> rows) {
+  for (std::int64_t done = 0;
+       done < rows.rows;) {  // runs of rows that stay together in the interleaved matrix
+    const std::int64_t row = first_row + done;
+    const std::int64_t count = std::min(kMlpUnit - row % kMlpUnit, rows.rows - done);
+    backend_.pack_rows(layer.gate_up, kernels::gate_up_row(row, up), rows.rows_from(done, count));
+    done += count;
+  }
+}
+
+}  // namespace nightshift::model
