@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "core/check.h"
+#include "kernels/team.h"
 #include "model/checkpoint_reader.h"
 #include "model/forward.h"
 #include "model/packed_weights.h"
@@ -13,6 +14,8 @@
 namespace nightshift::model {
 
 namespace {
+
+constexpr double kSampleNanoseconds = 0.5;  // of one logit, roughly
 
 void check_limits(const ModelConfig& config, const ModelOptions& options) {
   const StepLimits& limits = options.limits;
@@ -39,11 +42,11 @@ struct Model::Impl {
         backend(kernels::make_backend({.kernels = options.kernels})),
         weights(config, *backend),
         forward(config, weights, options.limits, *backend),
-        sampler(real_tokens(config, options), config.stop_ids) {}
+        sampler(real_tokens(config, options), config.stop_ids),
+        scratch(static_cast<std::size_t>(backend->threads())) {}
 
   void run(const BatchPlan& plan);
   void sample(kernels::MatrixView<float> logits, StepResult& result);
-  void take_argmax(kernels::MatrixView<float> logits);
 
   const ModelConfig config;
   const ModelOptions options;
@@ -51,10 +54,8 @@ struct Model::Impl {
   PackedWeights weights;
   ForwardPass forward;
   Sampler sampler;
-  Sampler::Scratch scratch;
+  std::vector<Sampler::Scratch> scratch;  // [threads]
   StepBatch batch;
-  std::vector<TokenId> best;       // [S] of the running step
-  std::vector<float> best_logits;  // [S]
   std::vector<float> host_logits;  // [S, vocab] where the device's memory cannot be read
   std::span<const float> last_logits;
   std::deque<StepResult> finished;
@@ -69,16 +70,6 @@ void Model::Impl::run(const BatchPlan& plan) {
   finished.push_back(std::move(result));
 }
 
-void Model::Impl::take_argmax(kernels::MatrixView<float> logits) {
-  best.resize(static_cast<std::size_t>(logits.rows));
-  best_logits.resize(best.size());
-  const auto tokens = logits.cols_from(0, sampler.vocab());
-  backend->argmax(tokens, forward.buffers().best.data(), forward.buffers().best_logits.data());
-  backend->copy_to_host(best.data(), forward.buffers().best.data(), best.size() * sizeof(TokenId));
-  backend->copy_to_host(best_logits.data(), forward.buffers().best_logits.data(),
-                        best.size() * sizeof(float));
-}
-
 void Model::Impl::sample(kernels::MatrixView<float> logits, StepResult& result) {
   if (logits.rows == 0) return;
   forward.timer().at(Op::sample);
@@ -89,10 +80,14 @@ void Model::Impl::sample(kernels::MatrixView<float> logits, StepResult& result) 
     backend->copy_to_host(host_logits.data(), logits.data, count * sizeof(float));
     last_logits = host_logits;
   }
-  for (std::size_t i = 0; i < batch.sampling.size(); ++i)
-    result.tokens.push_back(sampler.sample(
-        last_logits.subspan(i * static_cast<std::size_t>(logits.cols), static_cast<std::size_t>(logits.cols)),
-        *batch.sampling[i], scratch));
+  result.tokens.resize(batch.sampling.size());
+  const double nanoseconds = kSampleNanoseconds * static_cast<double>(count);
+  kernels::for_each_tile(
+      "model::sample", backend->threads(), logits.rows, nanoseconds, [&](int worker, std::int64_t i) {
+        const auto row = static_cast<std::size_t>(i), width = static_cast<std::size_t>(logits.cols);
+        result.tokens[row] = sampler.sample(last_logits.subspan(row * width, width), *batch.sampling[row],
+                                            scratch[static_cast<std::size_t>(worker)]);
+      });
   forward.timer().stop();
 }
 
@@ -137,6 +132,11 @@ std::vector<OperationTime> Model::times() const {
   for (std::size_t op = 0; op < kOpNames.size(); ++op)
     times.push_back({kOpNames[op], impl_->forward.timer().seconds(op), impl_->forward.timer().calls(op)});
   return times;
+}
+
+Peak Model::measured_peak() const {
+  const kernels::PeakRates rates = impl_->backend->measured_peak();
+  return {rates.bf16_flops, rates.read_bandwidth};
 }
 
 void Model::submit(const BatchPlan& plan) {

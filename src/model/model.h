@@ -37,6 +37,12 @@ struct OperationTime {
   std::uint64_t calls = 0;
 };
 
+// What this rank's threads reach by themselves, for shares of peak in reports.
+struct Peak {
+  double bf16_flops = 0.0;      // FLOP/s
+  double read_bandwidth = 0.0;  // bytes/s
+};
+
 class Model {
  public:
   // Reads every byte of the checkpoint once, in order, in large pieces, and packs it on the fly: beside the
@@ -56,6 +62,7 @@ class Model {
   std::string kernels() const;  // the kernel set in use, for the provenance
   MemoryNeed memory() const;    // bytes allocated
   std::vector<OperationTime> times() const;
+  Peak measured_peak() const;  // takes some tenths of a second
 
   // Runs one step. Steps run in the order of submission; collect() returns the oldest one's result and blocks
   // until it is there. Keys and values of the whole step are written before attention reads any (of a layer),

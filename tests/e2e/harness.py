@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end-to-end tests share: questions for the tiny model, job files, runs of the real command, result columns.
+
+The commands under test are taken from $NIGHTSHIFT_BIN (the folder that holds nightshift and nightshift-rank).
+"""
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+try:
+    import h5py
+except ImportError:
+    print("skipped: python3 has no h5py (Debian package python3-h5py)")
+    sys.exit(77)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "inputs" / "make"))
+import tiny_tasks  # noqa: E402
+
+MODEL = ROOT / "inputs" / "models" / "tiny-tasks"
+NIGHTSHIFT = pathlib.Path(os.environ["NIGHTSHIFT_BIN"]) / "nightshift"
+# The columns that must not depend on the geometry or the history of a run.
+ANSWER_COLUMNS = ["id", "row", "sample", "text", "tokens", "offsets", "finish_reason", "error", "prompt_tokens", "output_tokens"]
+
+
+class Workplace:
+    """A temporary folder that goes away unless the test fails."""
+
+    def __init__(self, name):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"nightshift-{name}-"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is None:
+            shutil.rmtree(self.dir)
+        else:
+            print(f"kept for a look: {self.dir}")
+
+    def __truediv__(self, name):
+        return self.dir / name
+
+
+def question(rng):
+    return tiny_tasks.sample(rng)[1:]
+
+
+def chat(rng, turns):
+    """Messages of a chat with `turns` earlier turns, and the right answer to its last question."""
+    messages = []
+    for _ in range(turns):
+        q, a = question(rng)
+        messages += [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
+    q, a = question(rng)
+    return messages + [{"role": "user", "content": q}], a
+
+
+def chats(count, seed, most_turns=3, share=0.5):
+    """Chats of which a share continues an earlier chat's beginning (so that prefixes are shared)."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        messages, answer = chat(rng, rng.randint(0, most_turns))
+        if made and rng.random() < share:
+            start = rng.choice(made)[0][:-1]
+            if len(start) <= 2 * most_turns:
+                messages = start + messages[-1:]
+        made.append((messages, answer))
+    return made
+
+
+def write_prompts(path, messages, ids=None, params=None, json_params=None):
+    text = h5py.string_dtype("utf-8")
+    with h5py.File(path, "w") as f:
+        f.attrs["nightshift_format"] = "prompts/1"
+        f.create_dataset("prompts/messages", data=[m if isinstance(m, (str, bytes)) else json.dumps(m) for m in messages], dtype=text)
+        if ids is not None:
+            f.create_dataset("prompts/id", data=ids, dtype=text)
+        for name, values in (params or {}).items():
+            f.create_dataset(f"params/{name}", data=values)
+        if json_params is not None:
+            f.create_dataset("params/json", data=[json.dumps(p) if p else "" for p in json_params], dtype=text)
+
+
+def write_job(path, prompts, output, **sections):
+    """sections: e.g. schedule={"token_budget": 128}. Values are written as TOML by way of JSON."""
+    sections.setdefault("sampling", {}).setdefault("max_tokens", 64)
+    sections.setdefault("schedule", {}).setdefault("kv_memory", "64MiB")
+    sections["job"] = {"input": str(prompts), "output": str(output), "max_failed": 1.0, **sections.get("job", {})}
+    sections["model"] = {"path": str(MODEL), **sections.get("model", {})}
+    lines = []
+    for section, keys in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    pathlib.Path(path).write_text("\n".join(lines) + "\n")
+    return path
+
+
+def command(job, ranks=1, settings=(), extra=()):
+    sets = [word for s in settings for word in ("--set", s)]
+    return [str(NIGHTSHIFT), "run", str(job), "--ranks", str(ranks), *sets, *extra]
+
+
+def run(job, ranks=1, settings=(), extra=(), expect=0, timeout=300):
+    done = subprocess.run(command(job, ranks, settings, extra), capture_output=True, text=True, timeout=timeout)
+    if done.returncode != expect:
+        print(done.stdout[-4000:], done.stderr[-8000:], sep="\n")
+        raise AssertionError(f"exit code {done.returncode}, expected {expect}: {' '.join(map(str, done.args))}")
+    return done
+
+
+def columns(path, names=ANSWER_COLUMNS):
+    """The raw values of the result columns, ready for comparison with ==."""
+    with h5py.File(path, "r") as f:
+        return {name: f[f"results/{name}"][()].tolist() for name in names if name in f["results"]}
+
+
+def assert_same(expected, actual, what):
+    for name, values in expected.items():
+        if values == actual[name]:
+            continue
+        at = next((i for i, (a, b) in enumerate(zip(values, actual[name])) if a != b), min(len(values), len(actual[name])))
+        raise AssertionError(f"{what}: column {name} differs first at {at}: {values[at:at + 1]} against {actual[name][at:at + 1]}")

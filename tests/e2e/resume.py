@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Killed and stopped jobs: nothing that is committed is done again, nothing is lost, the bytes are those of a calm run.
+
+    resume.py [ROUNDS]
+"""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import harness
+from harness import Workplace, assert_same, chats, columns, command, run, write_job, write_prompts
+
+
+def ranks_of(work):
+    """Process ids of this test's ranks: their command line names the journal folder."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                line = open(f"/proc/{entry}/cmdline", "rb").read().decode()
+            except OSError:
+                continue
+            if "nightshift-rank" in line.split("\0")[0] and str(work.dir) in line:
+                found.append(int(entry))
+    return found
+
+
+def interrupt(rng, work, child, how):
+    targets = {"launcher": [child.pid], "rank": ranks_of(work)[:1], "everything": ranks_of(work) + [child.pid]}
+    if how in targets:
+        for pid in targets[how]:
+            os.kill(pid, signal.SIGKILL)
+    else:
+        child.send_signal(getattr(signal, how))
+    code = child.wait(timeout=60)
+    deadline = time.time() + 15
+    while ranks_of(work) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not ranks_of(work), f"{how}: ranks are still there"
+    return code
+
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    rng = random.Random(11)
+    with Workplace("resume") as work:
+        prompts = work / "prompts.h5"
+        write_prompts(prompts, [m for m, _ in chats(400, seed=3)], [f"q{i}" for i in range(400)])
+        options = {"sampling": {"temperature": 0.6, "max_tokens": 60, "ignore_eos": True}, "schedule": {"max_sequences": 4}}
+        start = time.time()
+        run(write_job(work / "calm.toml", prompts, work / "calm.h5", **options), ranks=2)
+        calm_seconds = time.time() - start
+        calm = columns(work / "calm.h5")
+
+        for round_ in range(rounds):
+            (work / "answers.h5").unlink(missing_ok=True)
+            job = write_job(work / "job.toml", prompts, work / "answers.h5", **options)
+            history = []
+            for attempt in range(3):
+                how = rng.choice(["launcher", "rank", "everything", "SIGTERM", "SIGINT", "SIGUSR1"])
+                ranks = rng.choice([1, 2, 3])
+                child = subprocess.Popen(command(job, ranks), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                try:
+                    code = child.wait(timeout=rng.uniform(0.3, 0.9) * calm_seconds)
+                    history.append(f"{ranks} ranks finished")
+                    assert code == 0, f"exit code {code}"
+                    break
+                except subprocess.TimeoutExpired:
+                    code = interrupt(rng, work, child, how)
+                    history.append(f"{ranks} ranks, {how} -> {code}")
+                    if how.startswith("SIG"):
+                        assert code in (0, 75), f"{how}: exit code {code}"
+                    assert code != 0 or (work / "answers.h5").exists()
+            if not (work / "answers.h5").exists():
+                run(job, ranks=rng.choice([1, 2, 4]))
+            assert_same(calm, columns(work / "answers.h5"), f"round {round_}: {history}")
+            assert not (work / "answers.h5.journal").exists(), "the journal outlived the result"
+            print(f"round {round_}: {'; '.join(history)}: same bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
