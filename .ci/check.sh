@@ -62,7 +62,7 @@ check_fences() {
   done <<< "$fences"
 }
 
-# ROOM FOLDER        the rooms it may include besides itself
+# ROOM FOLDER        the folders of the rooms it may include besides its own
 rooms='src/core
 src/io               core
 src/tokenizer        core
@@ -71,27 +71,31 @@ src/parallel         core
 kernels              core
 src/model/files      core
 src/model            kernels parallel core
+src/runtime/job      model/files io core
 src/runtime          scheduler model parallel tokenizer io core
 src/sim              scheduler parallel core
-src/cli              runtime sim scheduler model parallel tokenizer io core kernels'
+src/cli              runtime sim scheduler model kernels parallel tokenizer io core'
 
 check_rooms() {
   includes | awk -v rooms="$rooms" '
+    function legal(i, header,   j, k, word) {
+      k = split(rows[i], word, " +")
+      sub(/^src\//, "", word[1])
+      for (j = 1; j <= k; ++j) if (index(header, word[j] "/") == 1) return 1
+      return 0
+    }
     BEGIN {
       n = split(rooms, rows, "\n")
       for (i = 1; i <= n; ++i) {
-        split(rows[i], word, " +"); folder[i] = word[1] "/"
-        own[i] = folder[i]; sub(/^src\//, "", own[i])
-        callees[i] = rows[i] " "; sub(/^[^ ]+/, "", callees[i])
-        top = own[i]; sub(/\/.*/, "", top); room[top] = 1
+        folder[i] = rows[i]; sub(/ .*/, "", folder[i])
+        top = folder[i]; sub(/^src\//, "", top); sub(/\/.*/, "", top); room[top] = 1
       }
     }
     {
       called = $2; sub(/\/.*/, "", called)
       if (called == $2 || !(called in room)) next
-      for (i = 1; i <= n; ++i) if (index($1, folder[i]) == 1) {
-        if (index($2, own[i]) != 1 && !index(callees[i], " " called " "))
-          print $0 "   (" folder[i] " may not call " called ")"
+      for (i = 1; i <= n; ++i) if (index($1, folder[i] "/") == 1) {
+        if (!legal(i, $2)) print $0 "   (" folder[i] " may not call that room)"
         break
       }
     }' | complain room

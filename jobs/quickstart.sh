@@ -11,7 +11,7 @@ install_packages
 configure -DNIGHTSHIFT_TESTS=OFF
 build nightshift nightshift-rank
 
-nightshift=$build_dir/src/cli/nightshift
+nightshift=$build_dir/bin/nightshift
 output=$root/build/quickstart/answers.h5
 rm -rf "$output" "$output.journal"
 mkdir -p "$(dirname "$output")"
