@@ -43,7 +43,7 @@ struct ColumnSpec {
   std::uint64_t rows = 0;      // initial extent; grows by append
   std::uint64_t width = 0;     // 0: [rows]; else [rows, width]
   int deflate = 0;             // 1..9, with byte shuffle; not for strings
-  std::optional<double> fill;  // what rows hold that are never written
+  std::optional<double> fill{};  // what rows hold that are never written
 };
 
 class Dataset {

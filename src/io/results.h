@@ -18,6 +18,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
 
 #include "io/journal.h"
@@ -25,23 +27,27 @@
 
 namespace nightshift::io {
 
+struct ResultSummary {
+  std::uint64_t prompts = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t prompt_tokens = 0;
+  std::uint64_t output_tokens = 0;
+  std::uint64_t cached_tokens = 0;
+  std::uint64_t failed = 0;
+  std::uint64_t cancelled = 0;
+  std::map<std::string, std::uint64_t> failures;  // by reason: what stands before the colon of `error`
+  std::uint64_t bytes = 0;                        // of the file; 0 until it is complete
+};
+
 struct ResultOptions {
   bool partial = false;  // rows without an answer become "cancelled" rows; otherwise they are an Error
   bool logprobs = false;
   std::int32_t top_k = 0;
-  int deflate = 0;  // 0: none; 1..9 with byte shuffle. Number columns only: HDF5 cannot compress
-                    // variable-length strings
-  std::string provenance = "{}";  // root attributes, JSON
-  std::string summary = "{}";
-};
-
-struct ResultSummary {
-  std::uint64_t rows = 0;
-  std::uint64_t prompt_tokens = 0;
-  std::uint64_t output_tokens = 0;
-  std::uint64_t failed = 0;
-  std::uint64_t cancelled = 0;
-  std::uint64_t bytes = 0;  // of the file
+  int deflate =
+      0;  // 0: none; 1..9 with byte shuffle. Number columns only: HDF5 does not compress variable strings
+  std::string provenance = "{}";  // root attribute, JSON
+  // Makes the root attribute "summary" (JSON) once all rows are counted; none: just these counts.
+  std::function<std::string(const ResultSummary&)> summary;
 };
 
 // Writes PATH from the journals: under a temporary name beside it, flushed, synced, reopened and compared

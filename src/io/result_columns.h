@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The datasets of a result file, filled row by row through buffers of bounded size.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "io/hdf5.h"
+#include "io/journal.h"
+#include "io/results.h"
+
+namespace nightshift::io {
+
+// Hash of what a reader gets for one row: the writer keeps it, the check after reopening computes it again.
+std::uint64_t row_hash(const std::vector<TokenId>& tokens, const std::string& text, const std::string& error,
+                       std::uint8_t finish_reason);
+
+class ResultColumns {
+ public:
+  ResultColumns(h5::File& file, bool text_ids, const ResultOptions& options);
+
+  void add(const RowId& id, const ResultRecord& record);
+  void flush();  // writes what is buffered
+  std::uint64_t rows() const { return rows_; }
+  std::uint64_t tokens() const { return total_tokens_; }
+
+ private:
+  // One dataset and the rows that wait for it.
+  template <class T>
+  struct Column {
+    h5::Dataset data;
+    std::vector<T> waiting;
+
+    void open(h5::File& file, const std::string& name, h5::Store store, int deflate,
+              std::uint64_t width = 0) {
+      data = file.create("/results/" + name, {.store = store, .width = width, .deflate = deflate});
+    }
+    void flush() {
+      if constexpr (std::is_same_v<T, std::string>) {
+        data.append_strings(waiting);
+      } else {
+        data.append(std::span<const T>(waiting));
+      }
+      waiting.clear();
+    }
+  };
+
+  void add_logprobs(const ResultRecord& record);
+  template <class Visit>
+  void for_each_column(const Visit& visit);
+
+  bool text_ids_;
+  bool logprobs_wanted_;
+  std::int32_t top_k_;
+  std::uint64_t rows_ = 0, total_tokens_ = 0;
+  std::size_t waiting_bytes_ = 0;
+
+  Column<std::string> text_id_, text_, error_;
+  Column<std::int64_t> number_id_;
+  Column<std::uint64_t> row_, offsets_;
+  Column<std::int32_t> sample_, tokens_, prompt_tokens_, output_tokens_, cached_tokens_, top_tokens_;
+  Column<std::uint8_t> finish_reason_;
+  Column<double> started_, first_token_, finished_;
+  Column<float> logprobs_, top_logprobs_;
+};
+
+}  // namespace nightshift::io
