@@ -23,8 +23,8 @@
 
 namespace nightshift::tokenizer {
 
-struct Vocabulary;  // what is behind the door (vocabulary.h, pipeline.h)
-struct Pipeline;
+struct TokenizerParts;  // what is behind the door (tokenizer.cpp)
+struct DecoderState;
 
 // Thrown for a text that is not UTF-8: no tokenizer has an answer for it. A failed row, not a failed job.
 class InvalidUtf8 : public BadInput {
@@ -62,40 +62,36 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
-  Tokenizer() = default;
-  std::shared_ptr<const Vocabulary> vocabulary_;
-  std::shared_ptr<const Pipeline> pipeline_;
+  explicit Tokenizer(std::shared_ptr<const TokenizerParts> parts) : parts_(std::move(parts)) {}
+  std::shared_ptr<const TokenizerParts> parts_;
 };
 
 // Detokenizes one sequence as its tokens arrive. The pieces are whole characters, and all pieces with
-// finish() at the end are decode() of all the ids. Copyable, so that a preempted sequence can be rebuilt;
-// holds a share of the tokenizer.
+// finish() at the end are decode() of all the ids. Keeps its tokenizer's tables alive. For one thread.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);
+  ~StreamDecoder();
+  StreamDecoder(StreamDecoder&&) noexcept;
+  StreamDecoder& operator=(StreamDecoder&&) noexcept;
 
   std::string push(TokenId id);  // text that no later token can change; may be empty
   std::string finish();          // what was held back; unfinished characters become U+FFFD
 
  private:
-  void take(std::string_view bytes, std::string& out);
-
-  std::shared_ptr<const Vocabulary> vocabulary_;
-  std::shared_ptr<const Pipeline> pipeline_;
+  std::shared_ptr<const TokenizerParts> parts_;
+  std::unique_ptr<DecoderState> state_;
   bool skip_special_;
-  bool started_ = false;
-  std::string held_;  // bytes of an unfinished character or byte-fallback run
 };
 
-// Finds the first stop string in a text that arrives in pieces, across all piece borders (Aho and Corasick
-// 1975 would be overkill: stop strings are few and short). "First" is the match that starts earliest; of two
-// that start together, the one listed first. Text that may still turn out to be part of a stop string is held
-// back.
+// Finds the first stop string in a text that arrives in pieces, across all piece borders. "First" is the one
+// that is complete first (of two that end together, the longer), so the answer depends on the text alone, not
+// on its pieces, and is known at once. Text that may still turn out to be part of a stop string is held back.
 class StopMatcher {
  public:
   explicit StopMatcher(std::vector<std::string> stop);  // empty strings are refused
 
-  // Returns text that is certain to stand before any stop string. After stopped() nothing more comes.
+  // Returns text that stands before any stop string for certain. Once stopped() nothing more comes.
   std::string push(std::string_view text);
   std::string finish();  // the end of the sequence: hands out what was held back
   bool stopped() const { return matched_ >= 0; }
