@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernel set runs here, and how fast this machine can be.
+#include <omp.h>
+#include <Kokkos_Core.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <numeric>
+
+#include "kernels/cpu_backend.h"
+#include "kernels/team.h"
+
+namespace nightshift::kernels {
+namespace {
+
+bool cpu_has_avx512_bf16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+std::vector<const CpuKernels*> available() {  // best last
+  std::vector<const CpuKernels*> sets{&portable_kernels()};
+  if (cpu_has_avx512_bf16() && avx512_kernels() != nullptr) sets.push_back(avx512_kernels());
+  return sets;
+}
+
+const CpuKernels& choose(const std::string& name) {
+  const auto sets = available();
+  if (name == "auto") return *sets.back();
+  std::string names;
+  for (const CpuKernels* set : sets) {
+    if (name == set->name) return *set;
+    names += std::string(names.empty() ? "" : ", ") + set->name;
+  }
+  throw Error(fmt::format("kernel set '{}' is not available on this machine", name),
+              "available: auto, " + names);
+}
+
+template <class F>
+double seconds(const F& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace
+
+std::vector<std::string> available_kernel_sets() {
+  std::vector<std::string> names;
+  for (const CpuKernels* set : available()) names.emplace_back(set->name);
+  return names;
+}
+
+std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
+  NS_CHECK(Kokkos::is_initialized(), "make_backend before kernels::Environment: construct one in main first");
+  if (options.device != Device::cpu)
+    throw Error("this build has no CUDA kernels", "set the device to \"cpu\"");
+  std::string name = options.kernels;
+  const char* forced = std::getenv("NIGHTSHIFT_KERNELS");
+  if (name == "auto" && forced != nullptr && *forced != '\0') name = forced;
+  return std::make_unique<CpuBackend>(choose(name),
+                                      options.threads > 0 ? options.threads : omp_get_max_threads());
+}
+
+CpuBackend::CpuBackend(const CpuKernels& kernels, int threads)
+    : kernels_(kernels), threads_(threads), scratch_(allocate(kScratchBytes * threads, "kernels::scratch")) {}
+
+// Both probes use the instructions that the kernels use. The best of several short runs: other work on the
+// machine can only make a run slower.
+PeakRates CpuBackend::measured_peak() {
+  if (peak_.bf16_flops > 0.0) return peak_;
+  constexpr double kEnoughToUseAllThreads = 1e9;
+  constexpr std::int64_t kIterations = 100'000;
+  constexpr std::int64_t kChunk = 1 << 20;
+  constexpr std::int64_t kBytes = 192 * kChunk;  // beyond most last-level caches' share of two cores
+  const Buffer data = allocate(kBytes, "kernels::bandwidth_probe");
+  std::fill_n(data.as<char>(), kBytes, char{1});
+  std::vector<double> flops(threads_);
+  std::vector<std::uint64_t> sums(threads_);
+  for (int run = 0; run < 5; ++run) {
+    const double multiplying = seconds([&] {
+      for_each_tile("kernels::peak_flops", threads_, threads_, kEnoughToUseAllThreads,
+                    [&](int, std::int64_t tile) { flops[tile] = kernels_.multiply(kIterations); });
+    });
+    const double reading = seconds([&] {
+      for_each_tile("kernels::peak_bandwidth", threads_, kBytes / kChunk, kEnoughToUseAllThreads,
+                    [&](int worker, std::int64_t tile) {
+                      sums[worker] += kernels_.read(data.as<char>() + tile * kChunk, kChunk);
+                    });
+    });
+    peak_.bf16_flops =
+        std::max(peak_.bf16_flops, std::accumulate(flops.begin(), flops.end(), 0.0) / multiplying);
+    peak_.read_bandwidth = std::max(peak_.read_bandwidth, static_cast<double>(kBytes) / reading);
+  }
+  NS_CHECK(std::accumulate(sums.begin(), sums.end(), std::uint64_t{0}) != 0,
+           "the bandwidth probe read zeros");
+  return peak_;
+}
+
+}  // namespace nightshift::kernels

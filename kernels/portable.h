@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The portable kernel set: plain C++, the reference in tests, and what runs where no faster set fits.
+#pragma once
+
+#include "kernels/cpu_kernels.h"
+
+namespace nightshift::kernels::portable {
+
+void gemm(const GemmBlock& b);
+void rope_append(const RopeRow& r);
+void attention(const AttentionBlock& b);
+void rms_norm(const float* x, const float* weight, float eps, std::int64_t n, bf16* y);
+void silu_mul(const float* gate, const float* up, std::int64_t n, bf16* y);
+void add(const float* x, std::int64_t n, float* y);
+void to_bf16(const float* x, std::int64_t n, bf16* y);
+void argmax(const float* x, std::int64_t n, std::int32_t* id, float* value);
+float sum_exp(const float* x, std::int64_t n, float maximum);
+std::int64_t collect(const float* x, std::int64_t n, float threshold, std::int32_t* indices);
+double multiply(std::int64_t iterations);
+std::uint64_t read(const void* data, std::int64_t bytes);
+
+}  // namespace nightshift::kernels::portable
