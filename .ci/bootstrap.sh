@@ -106,6 +106,14 @@ install_packages() {
   phase packages "installing ${#missing[@]} packages with apt" apt_install "${missing[@]}"
 }
 
+# offered_packages PACKAGE...: those that this distribution has, for what the checks can do without.
+offered_packages() {
+  local package
+  for package in "$@"; do
+    apt-cache show "$package" > /dev/null 2>&1 && echo "$package"
+  done
+}
+
 run_cmake() {
   cmake --preset "$preset" "$@"
 }
