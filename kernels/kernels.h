@@ -319,7 +319,8 @@ class Backend {
                      float scale = 1.0F) = 0;  // tied embeddings: out of the packed head
   virtual void rms_norm(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) = 0;
   virtual void silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) = 0;
-  virtual void add(MatrixView<const float> x, MatrixView<float> y) = 0;  // y += x
+  virtual void add(MatrixView<const float> x,
+                   MatrixView<float> y) = 0;  // y += x; stride 0: one row of x onto every row of y (a bias)
   virtual void to_bf16(MatrixView<const float> x, MatrixView<bf16> y) = 0;
   virtual void gather_rows(MatrixView<const float> x, const std::int32_t* rows,
                            MatrixView<float> y) = 0;  // y[i] = x[rows[i]]

@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include <chrono>
+#include <cmath>
 #include <deque>
 
 #include "core/check.h"
@@ -31,6 +32,23 @@ void check_limits(const ModelConfig& config, const ModelOptions& options) {
 int real_tokens(const ModelConfig& config, const ModelOptions& options) {
   const int vocab = config.shape.vocab;
   return options.tokenizer_size == 0 ? vocab : std::min(vocab, options.tokenizer_size);
+}
+
+// Uniform with the spread that keeps activations near one; norms are one. Cheap rather than good numbers.
+void fill_randomly(PackedWeights& weights, Weight weight, int layer, const ModelShape& shape,
+                   std::uint64_t& seed) {
+  const WeightShape size = expected_shape(weight, shape);
+  const bool norm = size.columns == 0;
+  const std::int64_t columns = std::max<std::int64_t>(size.columns, 1);
+  const float spread = norm ? 0.0F : std::sqrt(3.0F / static_cast<float>(columns));
+  std::vector<float> row(static_cast<std::size_t>(columns));
+  for (std::int64_t r = 0; r < size.rows; ++r) {
+    for (float& value : row) {
+      seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+      value = (norm ? 1.0F : 0.0F) + spread * (static_cast<float>(seed >> 40) * 0x1.0p-23F - 1.0F);
+    }
+    weights.store(weight, layer, DType::f32, r, 1, columns, row.data());
+  }
 }
 
 }  // namespace
@@ -107,6 +125,19 @@ std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& 
                         piece->columns, piece->data.data());
     progress.bytes += static_cast<std::uint64_t>(piece->rows * piece->columns) * size_of(weight.dtype);
     if (callback) callback(progress);
+  }
+  return std::unique_ptr<Model>(new Model(std::move(impl)));
+}
+
+std::unique_ptr<Model> Model::random(const ModelConfig& config, const ModelOptions& options,
+                                     std::uint64_t seed) {
+  check_limits(config, options);
+  auto impl = std::make_unique<Impl>(config, options);
+  for (const WeightName& entry : find_family(config.model_type)->names) {
+    const int copies = is_per_layer(entry.weight) ? config.shape.layers : 1;
+    if (!is_needed(entry.needs, config)) continue;
+    for (int layer = 0; layer < copies; ++layer)
+      fill_randomly(impl->weights, entry.weight, layer, config.shape, seed);
   }
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <optional>
 
 #include "core/check.h"
+#include "kernels/exp.h"
 #include "model/random.h"
 
 namespace nightshift::model {
@@ -16,24 +16,6 @@ namespace nightshift::model {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-// e^x for x <= 0 (range reduction and a degree-6 polynomial, relative error below 2e-7); below -87 it is 0.
-// Plain operations only: the same bits on every machine, and the compiler vectorizes it.
-inline float exp_nonpositive(float x) {
-  const float clamped = x < -87.0F ? -87.0F : x;
-  const float shifted = clamped * 1.44269504F + 12582912.0F;  // 1.5 * 2^23 rounds to an integer
-  const float n = shifted - 12582912.0F;
-  const float r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;  // ln 2 in two parts
-  float p = 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  p = p * r * r + r + 1.0F;
-  const auto exponent = std::bit_cast<std::int32_t>(shifted) << 23;  // low bits of `shifted` hold n
-  const float result = std::bit_cast<float>(std::bit_cast<std::int32_t>(p) + exponent);
-  return x < -87.0F ? 0.0F : result;
-}
 
 // The largest value; nullopt when the row is unusable.
 std::optional<float> usable_maximum(std::span<const float> logits) {
@@ -65,7 +47,7 @@ TokenId first_of(std::span<const float> logits, float value) {
 void exponentials(std::span<const float> logits, float maximum, float inverse_temperature,
                   std::span<float> weights) {
   for (std::size_t i = 0; i < logits.size(); ++i)
-    weights[i] = exp_nonpositive((logits[i] - maximum) * inverse_temperature);
+    weights[i] = kernels::fixed_exp((logits[i] - maximum) * inverse_temperature);
 }
 
 // Sum in eight interleaved chains, joined pairwise: a fixed order that vectorizes.
@@ -281,12 +263,6 @@ TokenId choose(std::span<const float> logits, float maximum, const PlannedSequen
 
 Sampler::Sampler(int vocab, std::vector<TokenId> stop_ids) : vocab_(vocab), stop_ids_(std::move(stop_ids)) {
   NS_CHECK(vocab > 0, "vocab {}", vocab);
-}
-
-bool Sampler::is_plain_greedy(const PlannedSequence& sequence) {
-  const SamplingParams& params = *sequence.sampling;
-  return params.temperature < kGreedyTemperature && !has_penalties(params) && params.logprobs == 0 &&
-         !masks_stops(sequence);
 }
 
 void Sampler::mask_stops(const PlannedSequence& sequence, std::span<float> logits) const {

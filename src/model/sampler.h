@@ -9,7 +9,7 @@
 // ascending id. Ties always go to the lower id. Log-probabilities are those of the unmodified distribution
 // (before all of this) over real tokens.
 //
-// Exponentials are computed here, not in the C library, whose results may differ from machine to machine.
+// Exponentials are the kernels' own: those of C libraries differ from machine to machine.
 #pragma once
 
 #include <cstdint>
@@ -41,10 +41,6 @@ class Sampler {
   // logits: at least `vocab` values. A row that holds a NaN or +infinity, or no finite value, gives token -1:
   // the sequence fails with reason nan_logits (SampledToken::failed()).
   SampledToken sample(std::span<const float> logits, const PlannedSequence& sequence, Scratch& scratch) const;
-
-  // True when the token is the row's largest logit and nothing else is asked for: the backend's argmax will
-  // do.
-  static bool is_plain_greedy(const PlannedSequence& sequence);
 
   int vocab() const { return vocab_; }
 

@@ -24,8 +24,6 @@ StepBuffers::StepBuffers(const ModelConfig& config, const StepLimits& limits, ke
   sampled = backend.matrix<float>(samples, s.hidden, "model::sampled");
   sampled_normed = backend.matrix<bf16>(samples, s.hidden, "model::sampled_normed");
   logits = backend.matrix<float>(samples, s.vocab, "model::logits");
-  best = backend.matrix<TokenId>(1, samples, "model::best");
-  best_logits = backend.matrix<float>(1, samples, "model::best_logits");
 }
 
 std::int64_t StepBuffers::bytes() const {
@@ -33,8 +31,7 @@ std::int64_t StepBuffers::bytes() const {
     return matrix.rows() * matrix.cols() * static_cast<std::int64_t>(sizeof(*matrix.data()));
   };
   return size(ids) + size(residual) + size(normed) + size(qkv) + size(q) + size(attended) + size(activated) +
-         size(gate) + size(up) + size(sampled_rows) + size(sampled) + size(sampled_normed) + size(logits) +
-         size(best) + size(best_logits);
+         size(gate) + size(up) + size(sampled_rows) + size(sampled) + size(sampled_normed) + size(logits);
 }
 
 namespace {

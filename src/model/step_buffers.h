@@ -27,8 +27,6 @@ struct StepBuffers {
   kernels::Matrix<float> sampled;              // [S, hidden]
   kernels::Matrix<bf16> sampled_normed;        // [S, hidden]
   kernels::Matrix<float> logits;               // [S, vocab]
-  kernels::Matrix<TokenId> best;               // [1, S]
-  kernels::Matrix<float> best_logits;          // [1, S]
 };
 
 // A plan as the kernels want it. Rows of the batch are the query tokens in plan order.
