@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// How many ranks, with how many threads, bound how: resolved once, before anything starts. Pure, given the machine.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+
+namespace nightshift::runtime {
+
+// What this process may use: affinity mask and cgroup quota, not what is built in.
+struct Machine {
+  int cores = 1;    // physical; hardware threads of one core count once
+  int sockets = 1;  // with at least one usable core
+  int gpus = 0;     // visible and usable by this build
+  std::uint64_t memory_bytes = 0;  // available now
+  bool root = false;
+
+  // An allocation, when this process stands in one.
+  struct Slurm {
+    int nodes = 1;
+    std::optional<int> tasks;  // as the user asked for them
+    std::optional<int> cpus_per_task;
+    bool has_srun = false;
+    bool has_pmix = false;
+  };
+  std::optional<Slurm> slurm;
+};
+Machine probe_machine();
+
+struct Geometry {
+  int ranks = 1;
+  int ranks_per_node = 1;
+  int threads = 1;    // compute threads per rank
+  bool bound = true;  // every rank on cores of its own
+};
+
+// `ranks`: what the command line asks for, 0 for nothing. BadInput when job, command line and this version contradict.
+Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine);
+
+// A command line and what it needs in its environment.
+struct LaunchCommand {
+  std::vector<std::string> argv;
+  std::map<std::string, std::string> environment;
+
+  std::string text() const;  // for a shell, with the environment in front
+};
+
+// mpirun on one machine; srun inside an allocation (mpirun there when srun cannot start MPI programs).
+LaunchCommand launch_command(const Geometry& geometry, const Machine& machine, const std::string& rank_program,
+                             const std::string& session_dir);
+
+}  // namespace nightshift::runtime

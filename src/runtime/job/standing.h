@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// What stands at a job's output, and what a start of the job does about it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "io/manifest.h"
+
+namespace nightshift::runtime {
+
+enum class Start {
+  fresh,     // nothing there, or --restart
+  resume,    // a journal of the same job: continue
+  complete,  // the finished result of the same job: nothing to do
+};
+
+// A job as the manifest of its journal names it. The digests are those of the input file and of the model directory.
+io::Manifest manifest_of(const Job& job, const std::string& input_digest, const std::string& model_digest);
+
+// Reads, changes nothing. `restart`: what is there will be set aside. BadInput when the journal or result belongs to
+// another job, or the output is a file that is none of ours, naming what differs and the ways out.
+Start decide_start(const Job& job, const io::Manifest& now, bool restart);
+
+// Renames result and journal to NAME.bak-<UTC time>; returns the new names. Nothing is deleted.
+std::vector<std::filesystem::path> set_aside(const Job& job);
+
+// `provenance` and `summary` of a result; nullopt when the file has none.
+struct ResultRoot {
+  std::string provenance;
+  std::string summary;
+};
+std::optional<ResultRoot> read_result_root(const std::filesystem::path& result);
+
+}  // namespace nightshift::runtime
