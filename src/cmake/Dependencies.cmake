@@ -98,8 +98,9 @@ def prepare_metadata_for_build_wheel(directory, config_settings=None):
   endforeach()
   file(WRITE ${folder}/requirements.txt "${package}==${version} --hash=sha256:${sha256}\n")
   execute_process(
-    COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${stub} ${NIGHTSHIFT_PYTHON} -m pip --disable-pip-version-check download
-      --quiet --no-deps --no-binary :all: --no-build-isolation --no-cache-dir --timeout 5 --retries 1
+    COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${stub} PIP_REQUIRE_VIRTUALENV=0
+      ${NIGHTSHIFT_PYTHON} -m pip --disable-pip-version-check download --quiet --no-deps --no-binary :all:
+      --no-build-isolation --no-cache-dir --timeout 10 --retries 1
       -d ${folder} -r ${folder}/requirements.txt
     RESULT_VARIABLE failed OUTPUT_VARIABLE log ERROR_VARIABLE log)
   file(REMOVE_RECURSE ${stub})
