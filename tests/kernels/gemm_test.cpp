@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <array>
+
+#include "kernels/support.h"
+
+namespace nightshift::kernels::test {
+namespace {
+
+class Gemm : public EveryKernelSet {};
+INSTANTIATE_TEST_SUITE_P(Sets, Gemm, ::testing::ValuesIn(available_kernel_sets()),
+                         [](const auto& set) { return set.param; });
+
+std::vector<double> product(const Host<bf16>& x, const Host<bf16>& w) {
+  std::vector<double> y(x.rows * w.rows);
+  for (std::int64_t m = 0; m < x.rows; ++m) {
+    for (std::int64_t n = 0; n < w.rows; ++n) {
+      double sum = 0.0;
+      for (std::int64_t k = 0; k < x.cols; ++k) sum += value(x(m, k)) * value(w(n, k));
+      y[m * w.rows + n] = sum;
+    }
+  }
+  return y;
+}
+
+// fp32 chains over K <= 4096 terms of either sign: rounding errors of 2^-24 each, growing like their square
+// root.
+constexpr double kFp32Chain = 2e-6;
+
+TEST_P(Gemm, AgreesWithDoublesForOddShapes) {
+  for (const auto& [m, n, k] : {std::array{1, 1, 2},
+                                {3, 63, 14},
+                                {5, 64, 896},
+                                {7, 65, 30},
+                                {13, 200, 130},
+                                {97, 129, 256},
+                                {6, 10, 4096}}) {
+    const auto x = random_bf16(m, k, 1);
+    const auto w = random_bf16(n, k, 2);
+    Host<float> y(m, n, kNaN);
+    backend_->gemm(x.view(), packed(*backend_, w), y.view());
+    EXPECT_LT(relative_error(y.data, product(x, w)), kFp32Chain) << m << " x " << n << " x " << k;
+  }
+}
+
+TEST_P(Gemm, AddsBiasAndLeavesNeighboursAlone) {
+  const auto x = random_bf16(5, 64, 3);
+  const auto w = random_bf16(70, 64, 4);
+  const auto bias = random_floats(1, 70, 5);
+  Host<float> wide(5, 80, 7.0F);
+  Host<float> plain(5, 70);
+  backend_->gemm(x.view(), packed(*backend_, w), wide.view().cols_from(4, 70), bias.data.data());
+  backend_->gemm(x.view(), packed(*backend_, w), plain.view());
+  for (int m = 0; m < 5; ++m) {
+    for (int c = 0; c < 80; ++c) {
+      const float expected = c < 4 || c >= 74 ? 7.0F : plain(m, c - 4) + bias.data[c - 4];
+      EXPECT_EQ(wide(m, c), expected) << m << ", " << c;
+    }
+  }
+}
+
+TEST_P(Gemm, RowsDoNotDependOnTheirCompany) {
+  constexpr int kRows = 130;
+  for (const auto& [n, k] : {std::array{128, 896}, {65, 14}, {192, 2560}}) {
+    const auto x = random_bf16(kRows, k, 6);
+    const PackedMatrix w = packed(*backend_, random_bf16(n, k, 7));
+    Host<float> alone(kRows, n);
+    for (int m = 0; m < kRows; ++m) backend_->gemm(x.row(m), w, alone.view().rows_from(m, 1));
+    for (int rows = 1; rows <= kRows; ++rows) {
+      Host<float> together(rows, n, kNaN);
+      backend_->gemm(x.row(0, rows), w, together.view());
+      ASSERT_TRUE(same_bits(together.data.data(), alone.data.data(), together.rows * n))
+          << rows << " rows, N " << n << ", K " << k;
+    }
+  }
+}
+
+TEST_P(Gemm, ThreadsAndColumnShardsGiveTheSameBits) {
+  const auto x = random_bf16(77, 512, 8);
+  const auto weights = random_bf16(1000, 512, 9);
+  Host<float> reference(77, 1000);
+  backend_->gemm(x.view(), packed(*backend_, weights), reference.view());
+  for (const int threads : {1, 2, 3}) {
+    const auto backend = make(threads);
+    const PackedMatrix w = packed(*backend, weights);
+    Host<float> y(77, 1000, kNaN);
+    backend->gemm(x.view(), w.view().columns(0, 448), y.view().cols_from(0, 448));
+    backend->gemm(x.view(), w.view().columns(448, 552), y.view().cols_from(448, 552));
+    EXPECT_TRUE(same_bits(y.data, reference.data)) << threads << " threads";
+  }
+}
+
+std::vector<std::int64_t> even_bounds(std::int64_t k, int shards) {
+  std::vector<std::int64_t> bounds;
+  for (int s = 0; s <= shards; ++s) bounds.push_back(k / 2 * s / shards * 2);
+  return bounds;
+}
+
+// The definition: every shard a plain gemm, summed by tree_sum, added to the residual.
+Host<float> reduced_by_definition(Backend& backend, const Host<bf16>& x, const PackedMatrix& w,
+                                  const std::vector<std::int64_t>& bounds, const Host<float>& residual) {
+  std::vector<Host<float>> parts;
+  for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
+    parts.emplace_back(x.rows, w.n());
+    if (bounds[s] == bounds[s + 1]) continue;
+    backend.gemm(x.view().cols_from(bounds[s], bounds[s + 1] - bounds[s]),
+                 w.view().k_range(bounds[s], bounds[s + 1]), parts.back().view());
+  }
+  Host<float> y = residual;
+  for (std::size_t i = 0; i < y.data.size(); ++i) {
+    std::vector<float> values;
+    for (const auto& part : parts) values.push_back(part.data[i]);
+    y.data[i] += tree_sum(values);
+  }
+  return y;
+}
+
+TEST_P(Gemm, ReducedFollowsItsDefinition) {
+  for (const int shards : {1, 2, 3, 5, 6, 7, 8, 16, 64}) {
+    for (const auto& [m, k] : {std::array{1, 896}, {7, 14}, {100, 448}}) {
+      const auto x = random_bf16(m, k, 10);
+      const PackedMatrix w = packed(*backend_, random_bf16(130, k, 11));
+      const auto bounds = even_bounds(k, shards);  // with K = 14 some shards are empty
+      const auto residual = random_floats(m, 130, 12);
+      Host<float> y = residual;
+      backend_->gemm_reduced(x.view(), w, bounds, y.view());
+      EXPECT_TRUE(same_bits(y.data, reduced_by_definition(*backend_, x, w, bounds, residual).data))
+          << shards << " shards, K " << k;
+    }
+  }
+}
+
+TEST_P(Gemm, RanksThatHoldSubtreesReproduceTheBits) {
+  constexpr int kRows = 9;
+  constexpr int kK = 1792;
+  const auto x = random_bf16(kRows, kK, 13);
+  const PackedMatrix w = packed(*backend_, random_bf16(200, kK, 14));
+  const auto bounds = even_bounds(kK, kReductionShards);
+  const auto residual = random_floats(kRows, 200, 15);
+  Host<float> whole = residual;
+  backend_->gemm_reduced(x.view(), w, bounds, whole.view());
+  for (const int ranks : {1, 2, 4, 8}) {
+    const int each = kReductionShards / ranks;
+    std::vector<Host<float>> parts(ranks, Host<float>(kRows, 200, kNaN));
+    std::vector<MatrixView<const float>> views;
+    for (int rank = 0; rank < ranks; ++rank) {
+      std::vector<std::int64_t> own(bounds.begin() + rank * each, bounds.begin() + (rank + 1) * each + 1);
+      const std::int64_t begin = own.front();
+      const std::int64_t end = own.back();
+      for (auto& b : own) b -= begin;
+      backend_->gemm_partial(x.view().cols_from(begin, end - begin), w.view().k_range(begin, end), own,
+                             parts[rank].view());
+      views.push_back(parts[rank].view());
+    }
+    Host<float> y = residual;
+    backend_->add_tree(views, y.view());
+    EXPECT_TRUE(same_bits(y.data, whole.data)) << ranks << " ranks";
+  }
+}
+
+TEST_P(Gemm, ReducedRowsDoNotDependOnTheirCompany) {
+  const auto x = random_bf16(130, 4864, 16, 0.3F);
+  const PackedMatrix w = packed(*backend_, random_bf16(96, 4864, 17));
+  const auto bounds = even_bounds(4864, kReductionShards);
+  Host<float> together(130, 96, 1.0F);
+  backend_->gemm_reduced(x.view(), w, bounds, together.view());
+  for (int first = 0; first < 130;) {
+    const int rows = std::min(130 - first, 1 + first % 9);
+    Host<float> y(rows, 96, 1.0F);
+    backend_->gemm_reduced(x.row(first, rows), w, bounds, y.view());
+    ASSERT_TRUE(same_bits(y.data.data(), &together(first, 0), y.rows * 96)) << first << " + " << rows;
+    first += rows;
+  }
+}
+
+TEST_P(Gemm, SiluMulIsTheProductThenTheActivation) {
+  for (const int intermediate : {32, 33, 100, 352}) {
+    const int rows = 11;
+    const int k = 96;
+    const auto gate = random_bf16(intermediate, k, 18, 0.2F);
+    const auto up = random_bf16(intermediate, k, 19, 0.2F);
+    Host<bf16> both(gate_up_rows(intermediate), k);
+    for (int i = 0; i < intermediate; ++i) {
+      std::copy_n(&gate(i, 0), k, &both(gate_up_row(i, false), 0));
+      std::copy_n(&up(i, 0), k, &both(gate_up_row(i, true), 0));
+    }
+    const auto x = random_bf16(rows, k, 20);
+    Host<bf16> fused(rows, intermediate, kPoison);
+    backend_->gemm_silu_mul(x.view(), packed(*backend_, both), fused.view());
+    Host<float> g(rows, intermediate);
+    Host<float> u(rows, intermediate);
+    Host<bf16> apart(rows, intermediate);
+    backend_->gemm(x.view(), packed(*backend_, gate), g.view());
+    backend_->gemm(x.view(), packed(*backend_, up), u.view());
+    backend_->silu_mul(g.view(), u.view(), apart.view());
+    EXPECT_TRUE(same_bits(fused.data, apart.data)) << "intermediate " << intermediate;
+  }
+}
+
+TEST_P(Gemm, PacksInAnyOrderAndIntoForeignMemory) {
+  const auto w = random_bf16(150, 24, 21);
+  const PackedMatrix own = packed(*backend_, w);
+  const std::size_t bytes = backend_->packed_bytes(150, 24);
+  const Buffer memory = backend_->allocate(bytes, "test::window");
+  PackedMatrix foreign = backend_->make_packed(150, 24, {memory.as<std::byte>(), bytes});
+  backend_->zero_padding(foreign);
+  for (const auto& [first, count] : {std::pair{100, 50}, {0, 1}, {1, 99}})
+    backend_->pack_rows(foreign, first, w.row(first, count));
+  EXPECT_EQ(std::memcmp(foreign.data(), own.data(), bytes), 0);
+}
+
+TEST_P(Gemm, RefusesWrongShapesByName) {
+  const auto x = random_bf16(2, 64, 22);
+  const PackedMatrix w = packed(*backend_, random_bf16(64, 64, 23));
+  Host<float> y(2, 63);
+  try {
+    backend_->gemm(x.view(), w, y.view());
+    FAIL() << "2 x 63 was accepted for 2 x 64";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("kernels::gemm: y is 2 x 63"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("expected 2 x 64"), std::string::npos) << e.what();
+  }
+  Host<float> right(2, 64);
+  EXPECT_THROW(backend_->gemm_reduced(x.view(), w, std::vector<std::int64_t>{0, 31, 64}, right.view()),
+               Error);
+  EXPECT_THROW(backend_->gemm_reduced(x.view(), w, std::vector<std::int64_t>{0, 32}, right.view()), Error);
+  EXPECT_THROW(w.view().columns(32, 32), Error);
+  EXPECT_THROW(w.view().k_range(1, 32), Error);
+  EXPECT_THROW(backend_->make_packed(64, 63), Error);
+}
+
+TEST(TreeSum, AddsPowersOfTwoOnTheLeft) {
+  // Values whose sum shows the order: 2^24 swallows ones that come one by one, not two at a time.
+  const std::vector<float> parts{16777216.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F};
+  const float left = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  EXPECT_EQ(tree_sum(parts), left + ((1.0F + 1.0F) + (1.0F + 1.0F)));
+  EXPECT_EQ(tree_sum(std::span(parts).first(3)), (parts[0] + parts[1]) + parts[2]);
+  EXPECT_EQ(tree_sum(std::span(parts).first(6)), left + (1.0F + 1.0F));
+}
+
+}  // namespace
+}  // namespace nightshift::kernels::test
