@@ -109,9 +109,10 @@ struct PlannedSequence {
   int num_tokens = 0;    // query tokens of this step: positions computed .. computed + num_tokens - 1
   bool samples = false;  // the last query token's logits give the next token
   int prompt_tokens = 0;
-  std::span<const TokenId>
-      tokens;  // everything known: prompt, then output; at least computed + num_tokens long
-  std::span<const BlockId> blocks;  // logical block i holds positions [16 i, 16 i + 16)
+  // Everything known: prompt, then output. At least computed + num_tokens long, except in overlapped steps:
+  // what a step in flight samples for this sequence is missing at the end, and the executor fills it in.
+  std::span<const TokenId> tokens;
+  std::span<const BlockId> blocks;  // logical block i holds positions [16 i, 16 i + 16); as far as needed
   const SamplingParams* sampling = nullptr;
   std::uint64_t random_key =
       0;  // keys the counter-based generator: (job seed, prompt, sample); position is added

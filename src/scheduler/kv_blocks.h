@@ -47,8 +47,8 @@ class KvBlocks {
   std::uint64_t evictions() const { return evictions_; }
   bool prefix_cache() const { return !table_.empty(); }
 
-  // A private block: a free one, else the least recently used cached one, whose content is forgotten.
-  // At least one must be available.
+  // A private block: a free one, else the least recently used cached one, whose content is forgotten. At
+  // least one must be available.
   BlockId allocate();
 
   // The published block with this content, or -1. Tokens are compared as well, so a hash collision is a miss.

@@ -74,10 +74,7 @@ void Scheduler::preempt_last() {
   victim.resident = false;
   kv_.release(victim.blocks);  // at once, though a step in flight may use them: steps run in order
   if (victim.in_flight > 0) step_at(steps_in_flight_ - 1).retired.push_back(std::move(victim.blocks));
-  victim.blocks.clear();
-  victim.computed = 0;
-  victim.prefill_end = 0;
-  victim.published = 0;
+  victim.blocks.clear();  // admit() sets the counters anew
   ++victim.preemptions;
   ++counters_.preemptions;
 }

@@ -77,7 +77,7 @@ struct Counters {
   std::uint64_t admitted = 0;        // first admissions
   std::uint64_t finished = 0;        // cancelled ones included
   std::uint64_t output_tokens = 0;   // kept
-  std::uint64_t dropped_tokens = 0;  // sampled after the end was planned past: the price of overlapping
+  std::uint64_t dropped_tokens = 0;  // sampled past an end found late: the price of overlapping
   std::uint64_t preemptions = 0;
   std::uint64_t recomputed_tokens = 0;
   std::uint64_t prompt_tokens = 0;     // of first admissions
@@ -93,22 +93,19 @@ struct Capacity {
   int max_query_tokens = 0;  // of one step: at least max(token_budget, max_sequences)
   int max_sequences = 0;     // of one step
   int pipeline_depth = 1;    // steps it holds at once
-  bool shares_within_step =
-      false;  // writes a layer's K and V for the whole step before any attention of that layer
-              // reads, so a sequence may read blocks that an earlier one fills in the same step
+  // It writes a layer's K and V for the whole step before any attention of that layer reads, so a sequence
+  // may read blocks that an earlier one fills in the same step.
+  bool shares_within_step = false;
 };
 
 // Runs plans. Asynchronous from the start: submit() may return before anything ran.
 //  - Plans run in the order of submission, each as if the one before had ended: plan n + 1 reads blocks that
-//  plan n
-//    fills, and may fill blocks that plan n still reads.
+//    plan n fills, and may fill blocks that plan n still reads.
 //  - collect() blocks for the oldest plan not yet collected; its result holds one token per sampling
-//  sequence, in plan
-//    order.
+//    sequence, in plan order.
 //  - The plan and its spans stay valid until the scheduler has committed that step.
 //  - When overlapped, a decode's input may be a token that an earlier plan samples: `tokens` is then shorter
-//  than
-//    computed + num_tokens, and the executor fills in what it sampled for that sequence.
+//    than computed + num_tokens, and the executor fills in what it sampled for that sequence.
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -170,8 +167,8 @@ class Scheduler {
   struct Step {
     BatchPlan plan;
     std::vector<Sequence*> sequences;  // of plan.sequences, same order
-    std::vector<std::vector<BlockId>>
-        retired;  // block lists of preempted sequences that spans still point into
+    // Block lists of preempted sequences that spans of steps in flight still point into.
+    std::vector<std::vector<BlockId>> retired;
   };
 
   Step& step_at(int age) { return steps_[(oldest_step_ + static_cast<std::size_t>(age)) % steps_.size()]; }
@@ -203,13 +200,12 @@ class Scheduler {
   int context_limit_ = 0;
   int watermark_blocks_ = 0;
   KvBlocks kv_;
-  std::vector<std::unique_ptr<Sequence>> storage_;  // as many as ever lived at once
-  std::vector<Sequence*> unused_;                   // of storage_
-  std::deque<Sequence*> waiting_;                   // in order of arrival, all later than any running one
-  std::vector<Sequence*> running_;                  // in order of arrival
-  std::unordered_map<SequenceId, Sequence*>
-      by_id_;                // looked up, never walked: its order is nobody's business
-  std::vector<Step> steps_;  // ring of pipeline_depth
+  std::vector<std::unique_ptr<Sequence>> storage_;   // as many as ever lived at once
+  std::vector<Sequence*> unused_;                    // of storage_
+  std::deque<Sequence*> waiting_;                    // in order of arrival, all later than any running one
+  std::vector<Sequence*> running_;                   // in order of arrival
+  std::unordered_map<SequenceId, Sequence*> by_id_;  // looked up, never walked: its order is arbitrary
+  std::vector<Step> steps_;                          // ring of pipeline_depth
   std::size_t oldest_step_ = 0;
   int steps_in_flight_ = 0;
   std::uint64_t next_step_ = 0;

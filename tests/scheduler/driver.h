@@ -54,14 +54,14 @@ class Driver {
         break;
       }
       commit_one();
-      if (crash && crash(outcome_.steps)) break;
+      if (crash && crash(outcome_.steps)) return std::move(outcome_);
       if (++outcome_.steps > 200000) {
         ADD_FAILURE() << "no end in sight";
         break;
       }
     }
     scheduler_.audit();
-    outcome_.counters = scheduler_.counters();
+    check_counters();
     return std::move(outcome_);
   }
 
@@ -164,10 +164,30 @@ class Driver {
     for (const auto& [arrival, id] : left_out) preempted_.insert(id);
   }
 
+  // The report's sums are those of the answers.
+  void check_counters() {
+    const Counters c = outcome_.counters = scheduler_.counters();
+    std::uint64_t preemptions = 0, recomputed = 0, cached = 0;
+    for (const auto& [id, finished] : outcome_.finished) {
+      preemptions += static_cast<std::uint64_t>(finished.preemptions);
+      recomputed += static_cast<std::uint64_t>(finished.recomputed);
+      cached += static_cast<std::uint64_t>(finished.cached_tokens);
+    }
+    EXPECT_EQ(c.finished, outcome_.finished.size());
+    EXPECT_EQ(c.preemptions, preemptions);
+    EXPECT_EQ(c.recomputed_tokens, recomputed);
+    EXPECT_EQ(c.cache_hit_tokens, cached);
+    EXPECT_EQ(c.decode_tokens + c.prefill_tokens, query_tokens_);
+    EXPECT_EQ(c.output_tokens + c.dropped_tokens, sampled_tokens_);
+    EXPECT_LE(c.kv_blocks_high_water, options_.kv_blocks);
+  }
+
   void check_budget(const BatchPlan& plan) {
     int tokens = 0;
     for (const PlannedSequence& s : plan.sequences) tokens += s.num_tokens;
+    for (const PlannedSequence& s : plan.sequences) sampled_tokens_ += s.samples;
     EXPECT_EQ(tokens, plan.query_tokens);
+    query_tokens_ += static_cast<std::uint64_t>(tokens);
     const int prefill = plan.query_tokens - plan.decode_tokens;
     EXPECT_LE(prefill, std::max(0, options_.token_budget - plan.decode_tokens));
     const bool cut = prefill > 0 && !plan.sequences.back().samples;  // more prefill was to be had
@@ -192,6 +212,8 @@ class Driver {
   std::set<SequenceId> started_;
   std::set<SequenceId> preempted_;  // decoded before, not yet back
   std::uint64_t next_arrival_ = 0;
+  std::uint64_t query_tokens_ = 0;
+  std::uint64_t sampled_tokens_ = 0;
 };
 
 }  // namespace nightshift::scheduler::test

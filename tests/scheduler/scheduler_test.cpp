@@ -3,6 +3,7 @@
 #include "scheduler/scheduler.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include "core/check.h"
 
@@ -363,6 +364,28 @@ TEST(Scheduler, ReportsStepsOfTheFirstRunAndToken) {
   EXPECT_EQ(all[0].first_token, 2U);
   EXPECT_EQ(all[1].first_step, 2U);
   EXPECT_EQ(all[1].first_token, 3U);
+}
+
+// A million answers later the scheduler is no larger than after the first few.
+TEST(Scheduler, MemoryDoesNotGrowWithTheJob) {
+  Options options = small();
+  options.token_budget = 2048;
+  options.max_sequences = 64;
+  options.kv_blocks = 512;
+  Scheduler scheduler(options);
+  SequenceId id = 0;
+  const auto run_until = [&](SequenceId last) {
+    while (id < last || !scheduler.idle()) {
+      for (; id < last && scheduler.wants_more(); ++id)
+        add(scheduler, request(id, 20, 3, static_cast<TokenId>(id)));
+      scheduler.commit(answer(scheduler.plan()));
+    }
+    scheduler.audit();
+    return mallinfo2().uordblks + mallinfo2().hblkhd;
+  };
+  const auto early = run_until(10'000);
+  const auto late = run_until(1'000'000);
+  EXPECT_LE(late, early + 4096);
 }
 
 }  // namespace
