@@ -4,7 +4,8 @@ find_package(OpenMP REQUIRED COMPONENTS CXX)
 target_link_libraries(nightshift_kernels PRIVATE OpenMP::OpenMP_CXX)
 
 include(CheckCXXCompilerFlag)
-set(avx512_flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma)
+set(avx512_flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma
+  -Wno-uninitialized -Wno-maybe-uninitialized)   # GCC 12 warns of its own intrinsics' undefined operands (bug 105593)
 check_cxx_compiler_flag("-mavx512f -mavx512bf16" NIGHTSHIFT_COMPILER_HAS_AVX512_BF16)
 file(GLOB avx512_sources ${CMAKE_CURRENT_LIST_DIR}/avx512_*.cpp)
 if(avx512_sources AND NIGHTSHIFT_COMPILER_HAS_AVX512_BF16)
