@@ -57,7 +57,7 @@ struct Model::Impl {
   Impl(ModelConfig config_, const ModelOptions& options_)
       : config(std::move(config_)),
         options(options_),
-        backend(kernels::make_backend({.kernels = options.kernels})),
+        backend(kernels::make_backend({.threads = options.threads, .kernels = options.kernels})),
         weights(config, *backend),
         forward(config, weights, options.limits, *backend),
         sampler(real_tokens(config, options), config.stop_ids),

@@ -22,6 +22,7 @@ struct ModelOptions {
   StepLimits limits;       // of the job; all buffers are allocated once, for the largest step
   int tokenizer_size = 0;  // ids from here on are padding and never sampled; 0: every row of the embedding
   std::string kernels = "auto";  // auto (the best this CPU has), portable, avx512_bf16
+  int threads = 0;               // 0: as the kernels::Environment says
 };
 
 struct LoadProgress {

@@ -3,9 +3,11 @@
 
     python3 make_goldens.py OUT_DIR          needs torch and transformers 5
 
-Writes <name>.json (config, tensor names and shapes as transformers has them, prompt, 64 greedy tokens) and <name>.f32
-(logits of those 64 steps, fp32 [64][vocab]). Weights are no part of it: both sides compute them from the tensor's name,
-see weight_values() here and in golden_models.cpp. They are bf16 values; transformers computes with them in fp32.
+Writes <name>.json (config, tensor names and shapes as transformers has them, prompt, 64 greedy tokens), <name>.f32
+(logits of those 64 steps, fp32 [64][vocab]) and <name>.rounded.f32: the same with the inputs of every linear layer and
+of attention rounded to bf16, which is our precision, so that there only the order of sums differs.
+Weights are no part of it: both sides compute them from the tensor's name, see weight_values() here and in
+golden_models.cpp. They are bf16 values; transformers computes with them in fp32.
 saved/ is a tiny model exactly as transformers writes it: sharded, configuration in the new schema.
 """
 import json
@@ -39,7 +41,7 @@ def old_rope(kind, **keys):
 
 MODELS = {
     "llama_mha": llama(num_key_value_heads=6, rope_theta=10000.0, rope_scaling=None),
-    "llama_tied": llama(tie_word_embeddings=True, rope_theta=500000.0, num_key_value_heads=None, num_attention_heads=4,
+    "llama_tied": llama(tie_word_embeddings=True, num_hidden_layers=2, rope_theta=500000.0, num_key_value_heads=None, num_attention_heads=4,
                         hidden_size=128),
     "llama_bias": llama(attention_bias=True, mlp_bias=True, rope_theta=10000.0),
     "llama_linear": llama(**old_rope("linear", factor=4.0)),
@@ -55,14 +57,14 @@ MODELS = {
                                          high_freq_factor=4.0, original_max_position_embeddings=32)),
     "mistral": config("mistral", "MistralForCausalLM", sliding_window=None, head_dim=32, rope_theta=1e6),
     "mistral_window": config("mistral", "MistralForCausalLM", sliding_window=13, rope_theta=10000.0),
-    "qwen2": config("qwen2", "Qwen2ForCausalLM", tie_word_embeddings=True, rope_theta=1e6, use_sliding_window=False,
-                    sliding_window=24, max_window_layers=2),
+    "qwen2": config("qwen2", "Qwen2ForCausalLM", tie_word_embeddings=True, num_hidden_layers=2, rope_theta=1e6,
+                    use_sliding_window=False, sliding_window=24, max_window_layers=2),
     "qwen2_window": config("qwen2", "Qwen2ForCausalLM", rope_theta=1e6, use_sliding_window=True, sliding_window=24,
                            max_window_layers=1),
     "qwen2_yarn": config("qwen2", "Qwen2ForCausalLM", rope_theta=1e4, use_sliding_window=False,
                          rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)),
     "qwen3": config("qwen3", "Qwen3ForCausalLM", head_dim=24, rope_theta=1e6, tie_word_embeddings=True,
-                    attention_bias=False),
+                    num_hidden_layers=2, attention_bias=False),
     "qwen3_layer_types": config("qwen3", "Qwen3ForCausalLM", head_dim=32, rope_theta=1e6, use_sliding_window=True,
                                 sliding_window=20, max_window_layers=0,
                                 layer_types=["full_attention", "sliding_attention", "full_attention"]),
@@ -76,7 +78,7 @@ def fnv1a(text):
     return value
 
 
-def weight_values(name, shape):
+def weight_values(name, shape, embedding_scale):
     """splitmix64 of (name, index) as a uniform number in [-1, 1), scaled by role, rounded to bf16."""
     count = int(np.prod(shape))
     with np.errstate(over="ignore"):
@@ -90,10 +92,16 @@ def weight_values(name, shape):
     elif name.endswith(".bias"):
         values = 0.25 * uniform
     elif "embed_tokens" in name:
-        values = 0.06 * uniform  # small, or a tied model repeats its last token for ever
+        values = embedding_scale * uniform
     else:
         values = uniform * (3.0 / shape[-1]) ** 0.5
     return torch.from_numpy(values.astype(np.float32).reshape(shape)).to(torch.bfloat16).to(torch.float32)
+
+
+def embedding_scale(settings):
+    """Large: layers change the residual stream moderately, as in trained models. A tied model would then repeat its
+    last token for ever, so there the layers outweigh the embedding, and rounding shows more."""
+    return 0.06 if settings["tie_word_embeddings"] else 0.4
 
 
 def build(settings):
@@ -108,7 +116,7 @@ def build(settings):
     tensors = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # a tied head is not listed twice
-            parameter.copy_(weight_values(name, tuple(parameter.shape)))
+            parameter.copy_(weight_values(name, tuple(parameter.shape), embedding_scale(settings)))
             tensors[name] = list(parameter.shape)
     return settings, model, tensors
 
@@ -126,6 +134,24 @@ def greedy(model, prompt, pad_to):
     return tokens[len(prompt):], np.stack(rows)
 
 
+def rounded_logits(model, tokens, pad_to):
+    """Logits of the last STEPS positions with bf16 inputs to every product; model is changed."""
+    def to_bf16(x):
+        return x.to(torch.bfloat16).to(torch.float32)
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, args: (to_bf16(args[0]),))
+    modeling = sys.modules[type(model).__module__]
+    plain = modeling.eager_attention_forward
+    modeling.eager_attention_forward = lambda module, q, k, v, *args, **keys: plain(
+        module, to_bf16(q), to_bf16(k), to_bf16(v), *args, **keys)
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens + [0] * (pad_to - len(tokens))]), use_cache=False).logits[0]
+    modeling.eager_attention_forward = plain
+    return logits[PROMPT - 1:PROMPT - 1 + STEPS].numpy().astype(np.float32)
+
+
 def main(out):
     os.makedirs(out, exist_ok=True)
     for index, (name, settings) in enumerate(MODELS.items()):
@@ -134,8 +160,10 @@ def main(out):
         tokens, logits = greedy(model, prompt, CONTEXT if name == "llama_dynamic" else 0)
         top2 = np.sort(logits, axis=1)[:, -2:]
         print(f"{name:20} {len(set(tokens)):3} distinct tokens, rms logit {logits.std():.2f}, "
-              f"median margin {np.median(top2[:, 1] - top2[:, 0]):.3f}")
+              f"median margin {np.median(top2[:, 1] - top2[:, 0]):.3f}", flush=True)
         logits.tofile(os.path.join(out, name + ".f32"))
+        rounded = rounded_logits(model, prompt + tokens, CONTEXT if name == "llama_dynamic" else 0)
+        rounded.tofile(os.path.join(out, name + ".rounded.f32"))
         with open(os.path.join(out, name + ".json"), "w") as file:
             json.dump(dict(config=settings, tensors=tensors, max_context=CONTEXT, prompt=prompt, tokens=tokens), file)
             file.write("\n")
@@ -152,6 +180,7 @@ def save_as_is(out):
     prompt = [int(t) for t in np.random.default_rng(99).integers(3, VOCAB, PROMPT)]
     tokens, logits = greedy(model.to(torch.float32), prompt, 0)
     logits.tofile(os.path.join(out, "saved.f32"))
+    rounded_logits(model, prompt + tokens, 0).tofile(os.path.join(out, "saved.rounded.f32"))
     with open(os.path.join(out, "saved.json"), "w") as file:
         json.dump(dict(max_context=CONTEXT, prompt=prompt, tokens=tokens), file)
         file.write("\n")

@@ -15,23 +15,19 @@ namespace nightshift::model {
 
 namespace {
 
-constexpr std::int64_t kRowPadding =
-    32;  // packed matrices round rows and columns up; no backend rounds further
+constexpr std::int64_t kPanelRows = 64;  // packed matrices round their rows up to whole panels
 constexpr std::uint64_t kSampleBytes = 4096;
 constexpr std::uint64_t kMaxConfigBytes = 8u << 20;
 
-std::int64_t padded(std::int64_t n) {
-  return (n + kRowPadding - 1) / kRowPadding * kRowPadding;
-}
 std::int64_t packed_bytes(std::int64_t rows, std::int64_t columns) {
-  return padded(rows) * padded(columns) * 2;
+  return (rows + kPanelRows - 1) / kPanelRows * kPanelRows * columns * 2;
 }
 
 std::int64_t weight_bytes(const ModelShape& s) {
   const std::int64_t qkv = static_cast<std::int64_t>(s.head_dim) * (s.heads + 2LL * s.kv_heads);
   const std::int64_t layer =
       packed_bytes(qkv, s.hidden) + packed_bytes(s.hidden, s.heads * s.head_dim) +
-      packed_bytes(2LL * s.intermediate, s.hidden) + packed_bytes(s.hidden, s.intermediate) +
+      2 * packed_bytes(s.intermediate, s.hidden) + packed_bytes(s.hidden, s.intermediate) +
       4 * (4LL * s.hidden + qkv + 2LL * s.intermediate + 2LL * s.head_dim);  // norms, biases
   const std::int64_t tables = s.tied_embeddings ? 1 : 2;
   return s.layers * layer + tables * packed_bytes(s.vocab, s.hidden) + 4LL * s.hidden;
@@ -87,8 +83,11 @@ void add_samples(Digest& digest, std::ifstream& in, const TensorInfo& tensor,
 
 }  // namespace
 
+// Head sizes that are no multiple of 16 are padded in the cache.
 std::int64_t kv_block_bytes(const ModelShape& shape) {
-  return shape.kv_bytes_per_token() * kKvBlockTokens;
+  ModelShape padded = shape;
+  padded.head_dim = (shape.head_dim + 15) / 16 * 16;
+  return padded.kv_bytes_per_token() * kKvBlockTokens;
 }
 
 MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits) {

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// Against Hugging Face transformers: every family, every RoPE kind, every way a checkpoint can be written.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "kernels/kernels.h"
+#include "model/golden_models.h"
+
+namespace nightshift::test {
+namespace {
+
+// Against transformers in fp32, over all steps together. What is left is the rounding of activations to bf16.
+constexpr double kTolerance = 1e-2;
+// The portable kernels against transformers with the same rounding: only the order of sums, and here and
+// there a value that it pushes over to the neighbouring bf16 number. (The vector kernels round softmax
+// weights to bf16 as well.)
+constexpr double kRoundedTolerance = 4e-3;
+
+struct Error {
+  double plain = 0.0;        // relative L2 error over all steps, transformers in fp32
+  double plain_worst = 0.0;  // of one step
+  double rounded = 0.0;      // the same against bf16 inputs
+  double rounded_worst = 0.0;
+  int compared = 0;  // steps whose margin exceeds the error
+  int agreed = 0;    // of those, the same greedy token
+};
+
+struct Difference {
+  double squares = 0.0, norm = 0.0, largest = 0.0, worst = 0.0;
+  void add(std::span<const float> got, std::span<const float> want) {
+    double here = 0.0, size = 0.0;
+    largest = 0.0;
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      const double d = static_cast<double>(got[i]) - static_cast<double>(want[i]);
+      here += d * d;
+      size += static_cast<double>(want[i]) * static_cast<double>(want[i]);
+      largest = std::max(largest, std::abs(d));
+    }
+    squares += here;
+    norm += size;
+    worst = std::max(worst, std::sqrt(here / size));
+  }
+  double relative() const { return std::sqrt(squares / norm); }
+};
+
+float margin(std::span<const float> logits) {
+  std::vector<float> sorted(logits.begin(), logits.end());
+  std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
+  return sorted[0] - sorted[1];
+}
+
+// Greedy, but fed the reference's tokens, so that one near-tie does not end the comparison.
+Error compare(model::Model& model, const Golden& golden) {
+  const auto vocab = static_cast<std::size_t>(model.config().shape.vocab);
+  TestSequence sequence = make_sequence(1, golden.prompt, 3, golden.max_context);
+  Difference plain, rounded;
+  Error error;
+  for (std::size_t i = 0; i < golden.tokens.size(); ++i) {
+    const int pending = static_cast<int>(sequence.tokens.size()) - sequence.computed;
+    const StepResult result = step(model, {&sequence}, {pending});
+    const auto want = std::span(golden.logits).subspan(i * vocab, vocab);
+    plain.add(model.logits(0), want);
+    rounded.add(model.logits(0), std::span(golden.rounded).subspan(i * vocab, vocab));
+    if (margin(want) > 2 * plain.largest) {
+      ++error.compared;
+      error.agreed += result.tokens.at(0).token == golden.tokens[i];
+    }
+    sequence.tokens.back() = golden.tokens[i];
+  }
+  error.plain = plain.relative();
+  error.plain_worst = plain.worst;
+  error.rounded = rounded.relative();
+  error.rounded_worst = rounded.worst;
+  return error;
+}
+
+Error compare_directory(const std::filesystem::path& directory, const Golden& golden,
+                        const std::string& kernels) {
+  model::ModelOptions options = small_options(golden.max_context);
+  options.kernels = kernels;
+  const auto files = model::open_model_files(directory);
+  const auto model = model::Model::load(files, options);
+  return compare(*model, golden);
+}
+
+void expect_close(const std::string& label, const Error& error) {
+  std::printf("%-30s fp32: %.5f (worst step %.5f)  bf16 inputs: %.5f (worst step %.5f)  greedy %d/%d\n",
+              label.c_str(), error.plain, error.plain_worst, error.rounded, error.rounded_worst, error.agreed,
+              error.compared);
+  EXPECT_LE(error.plain, kTolerance) << label;
+  if (label.ends_with("portable")) {
+    EXPECT_LE(error.rounded, kRoundedTolerance) << label;
+  }
+  EXPECT_EQ(error.agreed, error.compared) << label;
+  EXPECT_GE(error.compared, 48) << label << ": too few steps with a clear winner";
+}
+
+class Goldens : public testing::TestWithParam<std::string> {};
+
+TEST_P(Goldens, AgreesWithTransformers) {
+  const Golden golden = read_golden(GetParam());
+  ASSERT_EQ(golden.tokens.size(), 64u);
+  TempDir directory;
+  if (!golden.config.is_null()) write_model(golden, directory.path());
+  const auto path = golden.config.is_null() ? goldens_path() / "saved" : directory.path();
+  for (const std::string& kernels : kernels::available_kernel_sets())
+    expect_close(GetParam() + " " + kernels, compare_directory(path, golden, kernels));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Goldens, testing::ValuesIn(golden_names()),
+                         [](const auto& instance) { return instance.param; });
+
+TEST(Goldens, CoverEveryFamily) {
+  EXPECT_GE(golden_names().size(), 16u);
+}
+
+// The same values in another element type, in shards, or inside a multimodal wrapper: the same bits come out.
+TEST(CheckpointForms, GiveTheSameBits) {
+  const Golden golden = read_golden("llama3");
+  const auto logits_of = [&](const Written& how) {
+    TempDir directory;
+    write_model(golden, directory.path(), how);
+    const auto files = model::open_model_files(directory.path());
+    const auto model = model::Model::load(files, small_options(golden.max_context));
+    TestSequence sequence = make_sequence(1, golden.prompt, 0, golden.max_context);
+    step(*model, {&sequence}, {static_cast<int>(golden.prompt.size())});
+    const auto row = model->logits(0);
+    return std::vector<float>(row.begin(), row.end());
+  };
+  const auto plain = logits_of({});
+  EXPECT_EQ(logits_of({"F32", 1, "", false}), plain);
+  EXPECT_EQ(logits_of({"BF16", 5, "", false}), plain);
+  EXPECT_EQ(logits_of({"BF16", 3, "language_model.", true}), plain);
+  // f16 cannot hold the smallest bf16 values exactly; what it changes stays far below bf16's own rounding.
+  const auto half = logits_of({"F16", 1, "", false});
+  Difference difference;
+  difference.add(half, plain);
+  EXPECT_LT(difference.relative(), 1e-3);
+}
+
+TEST(Load, ReportsProgressAndStaysWithinTheEstimate) {
+  const Golden golden = read_golden("qwen2");
+  TempDir directory;
+  write_model(golden, directory.path());
+  const auto files = model::open_model_files(directory.path());
+  model::LoadProgress last;
+  const auto options = small_options(golden.max_context);
+  const auto model = model::Model::load(files, options, [&](const model::LoadProgress& now) {
+    EXPECT_GT(now.bytes, last.bytes);
+    last = now;
+  });
+  EXPECT_EQ(last.bytes, last.total);
+  EXPECT_EQ(last.total, files.checkpoint.tensor_bytes());
+  const auto need = model::bytes_needed(files.config, options.limits), used = model->memory();
+  EXPECT_LE(used.weights, need.weights);
+  EXPECT_LE(used.kv_cache, need.kv_cache);
+  EXPECT_LE(used.step_buffers, need.step_buffers);
+  EXPECT_GE(used.total(), need.total() / 2);
+}
+
+TEST(Load, RefusesAContextTheModelWasNotMadeFor) {
+  const Golden golden = read_golden("llama_mha");
+  TempDir directory;
+  write_model(golden, directory.path());
+  const auto files = model::open_model_files(directory.path());
+  const auto message = message_of<BadInput>([&] { (void)model::Model::load(files, small_options(129)); });
+  EXPECT_NE(message.find("max_context 129"), std::string::npos) << message;
+  EXPECT_NE(message.find("1 .. 128"), std::string::npos) << message;
+}
+
+TEST(Load, SaysWhichFileHasBecomeShorter) {
+  const Golden golden = read_golden("llama_mha");
+  TempDir directory;
+  write_model(golden, directory.path());
+  const auto files = model::open_model_files(directory.path());
+  std::filesystem::resize_file(directory.path() / "model.safetensors", 20000);
+  const auto message =
+      message_of<nightshift::Error>([&] { (void)model::Model::load(files, small_options(64)); });
+  EXPECT_NE(message.find("model.safetensors"), std::string::npos) << message;
+  EXPECT_NE(message.find("shorter"), std::string::npos) << message;
+}
+
+}  // namespace
+}  // namespace nightshift::test
