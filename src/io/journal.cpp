@@ -2,8 +2,8 @@
 #include "io/journal.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -25,7 +25,7 @@ FileHandle create_unique(const std::string& directory, int rank, FileHeader& hea
     try {
       return {path, O_RDWR | O_CREAT | O_EXCL};
     } catch (const Error&) {
-      if (errno != EEXIST || attempt == 8) throw;
+      if (::access(path.c_str(), F_OK) != 0 || attempt == 8) throw;
       header = make_file_header(header.job, rank);
     }
   }

@@ -179,7 +179,8 @@ struct JobLock::Impl {
       const std::optional<Holder> holder = read_holder(again);
       return holder && holder->nonce == me.nonce;
     } catch (const Error&) {
-      return errno != ENOENT && errno != ESTALE;  // a file system that hiccups has not taken the lock from us
+      // A file system that hiccups has not taken the lock from us; a missing file has.
+      return ::access(file.path().c_str(), F_OK) == 0 || (errno != ENOENT && errno != ESTALE);
     }
   }
 

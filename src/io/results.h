@@ -47,7 +47,7 @@ struct ResultOptions {
       0;  // 0: none; 1..9 with byte shuffle. Number columns only: HDF5 does not compress variable strings
   std::string provenance = "{}";  // root attribute, JSON
   // Makes the root attribute "summary" (JSON) once all rows are counted; none: just these counts.
-  std::function<std::string(const ResultSummary&)> summary;
+  std::function<std::string(const ResultSummary&)> summary = {};
 };
 
 // Writes PATH from the journals: under a temporary name beside it, flushed, synced, reopened and compared

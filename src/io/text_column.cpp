@@ -12,15 +12,18 @@ struct TextColumn::Impl {
   h5::Dataset dataset;
 };
 
-TextColumn::TextColumn(const std::string& path, const std::string& dataset) : impl_(std::make_unique<Impl>()) {
+TextColumn::TextColumn(const std::string& path, const std::string& dataset)
+    : impl_(std::make_unique<Impl>()) {
   const h5::File file = h5::File::open(path);
   if (!file.has(dataset)) {
-    throw BadInput(fmt::format("{} has no {}", path, dataset), "nightshift inspect shows what the file holds");
+    throw BadInput(fmt::format("{} has no {}", path, dataset),
+                   "nightshift inspect shows what the file holds");
   }
   impl_->dataset = file.dataset(dataset);
   const h5::DatasetInfo& info = impl_->dataset.info();
   if (!info.is_column() || (info.type != h5::TypeClass::string && info.type != h5::TypeClass::integer)) {
-    throw BadInput(fmt::format("{}: {} is {}, not a column of strings or integers", path, dataset, info.type_name));
+    throw BadInput(
+        fmt::format("{}: {} is {}, not a column of strings or integers", path, dataset, info.type_name));
   }
 }
 
