@@ -23,6 +23,16 @@ fi
 packages=(g++ cmake ninja-build pkg-config ca-certificates libhdf5-dev libopenmpi-dev openmpi-bin libpcre2-dev
   libutf8proc-dev libxxhash-dev libfmt-dev libspdlog-dev libtomlplusplus-dev nlohmann-json3-dev libcli11-dev)
 
+watcher=""
+stop_watcher() {
+  if [[ -n $watcher ]]; then
+    kill "$watcher" 2> /dev/null || true
+    wait "$watcher" 2> /dev/null || true
+    watcher=""
+  fi
+}
+trap stop_watcher EXIT   # a background job does not hear Ctrl-C
+
 # watch_log LOG: on a terminal, the build's newest [done/total] behind the phase's line, until killed.
 watch_log() {
   local mark
@@ -35,19 +45,16 @@ watch_log() {
 # phase NAME TITLE COMMAND...: runs the command with its output in build/logs/NAME.log and prints one line with the time;
 # on failure shows the end of the log and stops.
 phase() {
-  local name=$1 title=$2 log=$logs/$1.log start=$SECONDS watcher="" status=0
+  local name=$1 title=$2 log=$logs/$1.log start=$SECONDS status=0
   shift 2
   printf '==> %-58s ' "$title"
   : > "$log"
   if [[ -t 1 ]]; then
-    watch_log "$log" &
+    watch_log "$log" 2> /dev/null &
     watcher=$!
   fi
   "$@" >> "$log" 2>&1 < /dev/null || status=$?
-  if [[ -n $watcher ]]; then
-    kill "$watcher"
-    wait "$watcher" 2> /dev/null || true
-  fi
+  stop_watcher
   if ((status != 0)); then
     printf 'FAILED after %d s\n' $((SECONDS - start))
     tail -n 40 "$log" | sed 's/^/    /'
