@@ -23,20 +23,13 @@ fi
 packages=(g++ cmake ninja-build pkg-config ca-certificates libhdf5-dev libopenmpi-dev openmpi-bin libpcre2-dev
   libutf8proc-dev libxxhash-dev libfmt-dev libspdlog-dev libtomlplusplus-dev nlohmann-json3-dev libcli11-dev)
 
-watcher=""
-stop_watcher() {
-  if [[ -n $watcher ]]; then
-    kill "$watcher" 2> /dev/null || true
-    wait "$watcher" 2> /dev/null || true
-    watcher=""
-  fi
-}
-trap stop_watcher EXIT   # a background job does not hear Ctrl-C
+# On a terminal, the build's newest [done/total] stands behind the phase's line for as long as the file "running" exists.
+running=$logs/.running
+trap 'rm -f "$running"' EXIT
 
-# watch_log LOG: on a terminal, the build's newest [done/total] behind the phase's line, until killed.
 watch_log() {
   local mark
-  while sleep 1; do
+  while sleep 0.5 && [[ -e $running ]] && kill -0 $$ 2> /dev/null; do
     mark=$(tail -c 2000 "$1" 2> /dev/null | grep -oE '\[[0-9]+/[0-9]+\]' | tail -1) || true
     printf '%-13s\b\b\b\b\b\b\b\b\b\b\b\b\b' "$mark"
   done
@@ -50,11 +43,12 @@ phase() {
   printf '==> %-58s ' "$title"
   : > "$log"
   if [[ -t 1 ]]; then
-    watch_log "$log" 2> /dev/null &
-    watcher=$!
+    touch "$running"
+    watch_log "$log" &
   fi
   "$@" >> "$log" 2>&1 < /dev/null || status=$?
-  stop_watcher
+  rm -f "$running"
+  wait
   if ((status != 0)); then
     printf 'FAILED after %d s\n' $((SECONDS - start))
     tail -n 40 "$log" | sed 's/^/    /'
