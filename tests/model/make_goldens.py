@@ -4,8 +4,9 @@
     python3 make_goldens.py OUT_DIR          needs torch and transformers 5
 
 Writes <name>.json (config, tensor names and shapes as transformers has them, prompt, 64 greedy tokens), <name>.f32
-(logits of those 64 steps, fp32 [64][vocab]) and <name>.rounded.f32: the same with the inputs of every linear layer and
-of attention rounded to bf16, which is our precision, so that there only the order of sums differs.
+(logits of those 64 steps, fp32 [64][vocab]) and <name>.rounded.f32: logits behind every token of the prompt, fp32
+[40][vocab], with the inputs of every linear layer and of attention rounded to bf16. That is our precision, so only the
+order of sums differs there.
 Weights are no part of it: both sides compute them from the tensor's name, see weight_values() here and in
 golden_models.cpp. They are bf16 values; transformers computes with them in fp32.
 saved/ is a tiny model exactly as transformers writes it: sharded, configuration in the new schema.
@@ -135,7 +136,7 @@ def greedy(model, prompt, pad_to):
 
 
 def rounded_logits(model, tokens, pad_to):
-    """Logits of the last STEPS positions with bf16 inputs to every product; model is changed."""
+    """Logits behind every token of the prompt with bf16 inputs to every product; model is changed."""
     def to_bf16(x):
         return x.to(torch.bfloat16).to(torch.float32)
 
@@ -149,7 +150,7 @@ def rounded_logits(model, tokens, pad_to):
     with torch.no_grad():
         logits = model(torch.tensor([tokens + [0] * (pad_to - len(tokens))]), use_cache=False).logits[0]
     modeling.eager_attention_forward = plain
-    return logits[PROMPT - 1:PROMPT - 1 + STEPS].numpy().astype(np.float32)
+    return logits[:PROMPT].numpy().astype(np.float32)
 
 
 def main(out):
@@ -175,15 +176,15 @@ def save_as_is(out):
     settings = dict(MODELS["qwen2"], hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                     tie_word_embeddings=False)
     _, model, _ = build(settings)
-    model.generation_config.eos_token_id = [2, 5]
-    model.to(torch.bfloat16).save_pretrained(os.path.join(out, "saved"), max_shard_size="20KB")
     prompt = [int(t) for t in np.random.default_rng(99).integers(3, VOCAB, PROMPT)]
-    tokens, logits = greedy(model.to(torch.float32), prompt, 0)
+    tokens, logits = greedy(model, prompt, 0)
     logits.tofile(os.path.join(out, "saved.f32"))
     rounded_logits(model, prompt + tokens, 0).tofile(os.path.join(out, "saved.rounded.f32"))
     with open(os.path.join(out, "saved.json"), "w") as file:
         json.dump(dict(max_context=CONTEXT, prompt=prompt, tokens=tokens), file)
         file.write("\n")
+    model.generation_config.eos_token_id = [2, 5]
+    model.to(torch.bfloat16).save_pretrained(os.path.join(out, "saved"), max_shard_size="20KB")  # last: it rounds RoPE
 
 
 if __name__ == "__main__":
