@@ -36,6 +36,10 @@ struct Inspection {
   std::vector<std::pair<std::string, std::string>> attributes;        // of the root
 };
 
+// "prompts/1", "results/1" or "HDF5", from the attribute or, without one, from the columns. Opens the file
+// only.
+std::string file_format(const std::string& path);
+
 Inspection inspect_file(const std::string& path);  // BadInput when it is not a readable HDF5 file
 
 std::string to_text(const Inspection& inspection);  // a table, attributes shortened
