@@ -123,7 +123,7 @@ run_cmake() {
 # the Debian archive's own copy does.
 configure() {
   phase configure "configuring (the first time also Kokkos, about a minute)" configure_or_fall_back "$@"
-  grep -E '^-- (Kokkos|minja): [^ ]+ ?' "$logs/configure.log" | tail -2 | sed 's/^--/   /'
+  grep -E '^-- (Kokkos: [0-9.]+ in|minja: /)' "$logs/configure.log" | sort -u | sed 's/^--/   /'
 }
 
 configure_or_fall_back() {
