@@ -16,17 +16,12 @@ import sys
 import h5py
 import numpy as np
 
-from tiny_tasks import TASKS, messages, sample
+from tiny_tasks import TASKS, longest_turn, messages
 
 SEED = 41  # neither a training nor an evaluation seed
 SINGLE, CONVERSATIONS, CUTS, ASKED_PER_CUT = 600, 20, 10, 2
 BATCH_LINES = 20
 MAX_TOKENS = 64  # the longest right answer is 45 tokens with its <|end|>
-
-
-def longest_turn(r, candidates):
-    """The longest of so many random questions, with its answer."""
-    return max((sample(r)[1:] for _ in range(candidates)), key=lambda turn: sum(map(len, turn)))
 
 
 def make_rows(r):

@@ -47,13 +47,18 @@ def sort_digits(r, ease=0.0):
     return f"Sort: {' '.join(map(str, xs))}", " ".join(map(str, sorted(xs)))
 
 
+def table(r, entries):
+    """Two-letter keys, their values and the sentence that states them."""
+    keys = r.sample([a + b for a in LETTERS for b in LETTERS], entries)
+    values = [r.randint(0, 99) for _ in keys]
+    return keys, values, f"Given {', '.join(f'{k}={v}' for k, v in zip(keys, values))}."
+
+
 def lookup(r, ease=0.0):
     n = size(r, 2, 8, ease)
-    keys = r.sample([a + b for a in LETTERS for b in LETTERS], n)
-    values = [r.randint(0, 99) for _ in keys]
+    keys, values, given = table(r, n)
     k = r.randrange(n)
-    table = ", ".join(f"{a}={v}" for a, v in zip(keys, values))
-    return f"Given {table}. What is {keys[k]}?", str(values[k])
+    return f"{given} What is {keys[k]}?", str(values[k])
 
 
 def echo(r, ease=0.0):
@@ -69,6 +74,11 @@ def sample(r: random.Random, ease=0.0):
     """One question of a random kind: (kind, question, answer)."""
     kind = r.choice(list(TASKS))
     return kind, *TASKS[kind](r, ease)
+
+
+def longest_turn(r, candidates):
+    """The longest of so many random questions, with its answer: the material of long chats."""
+    return max((sample(r)[1:] for _ in range(candidates)), key=lambda turn: sum(map(len, turn)))
 
 
 def messages(turns, question):
