@@ -84,7 +84,7 @@ void add_all(Front& front) {
       "  75  stopped early (signal, wall clock); the same command continues\n\n"
       "Example:\n"
       "  nightshift run jobs/quickstart.toml --ranks 2\n");
-  app.add_flag("--version", std::string("Print version, git revision and compiled kernel sets"));
+  app.add_flag("--version", front.version, "Print version, git revision and compiled kernel sets");
   app.get_formatter()->column_width(34);
   for (const auto add : {add_run, add_convert, add_inspect, add_status, add_report, add_tokenize, add_help,
                          add_completion, add_manual}) {
@@ -107,7 +107,7 @@ Exit dispatch(Front& front, int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     refuse(app, error);
   }
-  if (app.count("--version") > 0) {
+  if (front.version) {
     std::cout << version_text();
     return Exit::done;
   }

@@ -15,6 +15,7 @@ namespace nightshift::cli {
 struct Front {
   CLI::App app;
   std::function<Exit()> action;  // what the parsed command line asks for
+  bool version = false;
 };
 
 void add_run(Front& front);

@@ -8,14 +8,7 @@
 
 namespace nightshift::runtime {
 
-struct Finalized {
-  io::ResultSummary result;
-  double failed_share = 0.0;
-  std::string summary;     // JSON, as in the file
-  std::string provenance;  // JSON, as in the file
-};
-
-// What is in the journals of a session, complete or not.
+// How much of the input the journals of a session answer.
 struct Harvest {
   std::uint64_t rows = 0;            // of the input
   std::uint64_t committed_rows = 0;  // with all their samples
@@ -23,12 +16,20 @@ struct Harvest {
 };
 Harvest look_at_harvest(const Job& job);
 
-// Summary and provenance as they stand now, of a running or stopped job.
-std::string summarize(const Job& job);
-std::string describe_provenance(const Job& job);
+struct Report {
+  std::string summary;     // JSON, the root attributes of the result
+  std::string provenance;  // JSON
+};
+Report report_of_journals(const Job& job);  // of a running or stopped job, as far as it has come
 
-// Writes the result (temporary name, verified, renamed), reads it back, and removes the journal folder. Error when an
-// answer is missing; the journal is then as it was.
+struct Finalized {
+  io::ResultSummary result;
+  double failed_share = 0.0;
+  Report report;
+};
+
+// Writes the result (temporary name, verified, renamed), reads it back, and removes the journal folder. The
+// caller holds the job's lock. Error when an answer is missing; journals and output are then as they were.
 Finalized finalize(const Job& job);
 
 }  // namespace nightshift::runtime

@@ -12,9 +12,10 @@ namespace {
 std::optional<int> ranks_of(const Job& job) {
   const auto& p = job.parallel;
   if (p.sequence.value_or(1) != 1 || p.tensor.value_or(1) != 1) {
-    throw BadInput(fmt::format("parallel.sequence = {}, parallel.tensor = {}: this version runs replicas of one rank",
-                               p.sequence.value_or(1), p.tensor.value_or(1)),
-                   "leave both at auto or 1, and set parallel.replicas or --ranks");
+    throw BadInput(
+        fmt::format("parallel.sequence = {}, parallel.tensor = {}: this version runs replicas of one rank",
+                    p.sequence.value_or(1), p.tensor.value_or(1)),
+        "leave both at auto or 1, and set parallel.replicas or --ranks");
   }
   return p.replicas ? std::optional<int>(static_cast<int>(*p.replicas)) : std::nullopt;
 }
@@ -32,8 +33,9 @@ int cores_for(const Machine& machine, int ranks_per_node) {
 }
 
 bool needs_quotes(const std::string& word) {
-  return word.empty() || word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                                "_-+=:,./%@") != std::string::npos;
+  return word.empty() || word.find_first_not_of(
+                             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                             "_-+=:,./%@") != std::string::npos;
 }
 
 std::string quoted(const std::string& word) {
@@ -43,9 +45,10 @@ std::string quoted(const std::string& word) {
   return out + "'";
 }
 
-// Waiting threads sleep: a spinning one next to another rank on the same cores turns microseconds into milliseconds.
-// OMP_PROC_BIND=true would do the same where ranks are not bound (every rank pins to the same first core), and where
-// they are it would pin the host threads of a rank, which its main thread starts, to one core.
+// Waiting threads sleep: a spinning one next to another rank on the same cores turns microseconds into
+// milliseconds. OMP_PROC_BIND=true would do the same where ranks are not bound (every rank pins to the same
+// first core), and where they are it would pin the host threads of a rank, which its main thread starts, to
+// one core.
 std::map<std::string, std::string> openmp_environment(const Geometry& geometry) {
   return {{"OMP_NUM_THREADS", std::to_string(geometry.threads)},
           {"OMP_WAIT_POLICY", "passive"},
@@ -69,17 +72,22 @@ LaunchCommand mpirun_command(const Geometry& geometry, const Machine& machine) {
     command.environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1";
     command.environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1";
   }
-  // Warnings about fabrics that are not there, and about copying between processes where a container forbids it.
-  command.environment["OMPI_MCA_btl_base_warn_component_unused"] = "0";
-  command.environment["OMPI_MCA_mpi_show_help_suppressed"] = "1";
+  command.environment["OMPI_MCA_btl_base_warn_component_unused"] = "0";  // fabrics that are not there
+  if (!machine.single_copy) command.environment["OMPI_MCA_btl_vader_single_copy_mechanism"] = "none";
   return command;
 }
 
 LaunchCommand srun_command(const Geometry& geometry, const Machine& machine) {
   LaunchCommand command;
   command.environment = openmp_environment(geometry);
-  command.argv = {"srun", "--ntasks", std::to_string(geometry.ranks), "--cpus-per-task",
-                  std::to_string(geometry.threads), "--kill-on-bad-exit=1", "--label", "--input=none"};
+  command.argv = {"srun",
+                  "--ntasks",
+                  std::to_string(geometry.ranks),
+                  "--cpus-per-task",
+                  std::to_string(geometry.threads),
+                  "--kill-on-bad-exit=1",
+                  "--label",
+                  "--input=none"};
   if (machine.slurm->has_pmix) command.argv.push_back("--mpi=pmix");
   command.argv.push_back(geometry.bound ? "--cpu-bind=cores" : "--cpu-bind=none");
   if (!geometry.bound) command.argv.push_back("--overcommit");
@@ -92,7 +100,8 @@ Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine) {
   const std::optional<int> fixed = ranks_of(job);
   if (ranks < 0) throw BadInput(fmt::format("--ranks {}", ranks), "a positive number, or 0 for automatic");
   if (fixed && ranks > 0 && *fixed != ranks) {
-    throw BadInput(fmt::format("--ranks {} contradicts parallel.replicas = {}", ranks, *fixed), "drop one of the two");
+    throw BadInput(fmt::format("--ranks {} contradicts parallel.replicas = {}", ranks, *fixed),
+                   "drop one of the two");
   }
   if (job.run.device == "cuda" && machine.gpus == 0) {
     throw BadInput("run.device = \"cuda\", but there is no GPU that this build can use",
@@ -116,8 +125,8 @@ std::string LaunchCommand::text() const {
   return out;
 }
 
-LaunchCommand launch_command(const Geometry& geometry, const Machine& machine, const std::string& rank_program,
-                             const std::string& session_dir) {
+LaunchCommand launch_command(const Geometry& geometry, const Machine& machine,
+                             const std::string& rank_program, const std::string& session_dir) {
   // srun without PMIx would start every task as a job of its own.
   const bool srun = machine.slurm && machine.slurm->has_srun && machine.slurm->has_pmix;
   LaunchCommand command = srun ? srun_command(geometry, machine) : mpirun_command(geometry, machine);

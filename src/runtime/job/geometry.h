@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How many ranks, with how many threads, bound how: resolved once, before anything starts. Pure, given the machine.
+// How many ranks, with how many threads, bound how: resolved once, before anything starts. Pure, given the
+// machine.
 #pragma once
 
 #include <map>
@@ -13,11 +14,12 @@ namespace nightshift::runtime {
 
 // What this process may use: affinity mask and cgroup quota, not what is built in.
 struct Machine {
-  int cores = 1;    // physical; hardware threads of one core count once
-  int sockets = 1;  // with at least one usable core
-  int gpus = 0;     // visible and usable by this build
+  int cores = 1;                   // physical; hardware threads of one core count once
+  int sockets = 1;                 // with at least one usable core
+  int gpus = 0;                    // visible and usable by this build
   std::uint64_t memory_bytes = 0;  // available now
   bool root = false;
+  bool single_copy = true;  // processes may read each other's memory; many containers forbid it
 
   // An allocation, when this process stands in one.
   struct Slurm {
@@ -38,7 +40,8 @@ struct Geometry {
   bool bound = true;  // every rank on cores of its own
 };
 
-// `ranks`: what the command line asks for, 0 for nothing. BadInput when job, command line and this version contradict.
+// `ranks`: what the command line asks for, 0 for nothing. BadInput when job, command line and this version
+// contradict.
 Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine);
 
 // A command line and what it needs in its environment.
@@ -50,7 +53,7 @@ struct LaunchCommand {
 };
 
 // mpirun on one machine; srun inside an allocation (mpirun there when srun cannot start MPI programs).
-LaunchCommand launch_command(const Geometry& geometry, const Machine& machine, const std::string& rank_program,
-                             const std::string& session_dir);
+LaunchCommand launch_command(const Geometry& geometry, const Machine& machine,
+                             const std::string& rank_program, const std::string& session_dir);
 
 }  // namespace nightshift::runtime

@@ -52,12 +52,13 @@ std::string listed(const json& counts) {  // "stop 12, length 3"
 std::string answers_part(const json& s) {
   const json& tokens = s.at("tokens");
   std::string text = "Answers\n";
-  text += row("prompts", s.at("prompts") == s.at("answers")
-                             ? count(s.at("prompts"))
-                             : fmt::format("{} giving {} answers", count(s.at("prompts")), count(s.at("answers"))));
+  text += row("prompts",
+              s.at("prompts") == s.at("answers")
+                  ? count(s.at("prompts"))
+                  : fmt::format("{} giving {} answers", count(s.at("prompts")), count(s.at("answers"))));
   text += row("finished by", listed(s.at("finish_reasons")));
-  text += row("failed", fmt::format("{} ({} allowed): {}", percent(s.at("failed_share")), percent(s.at("max_failed")),
-                                    listed(s.at("failures"))));
+  text += row("failed", fmt::format("{} ({} allowed): {}", percent(s.at("failed_share")),
+                                    percent(s.at("max_failed")), listed(s.at("failures"))));
   text += row("prompt tokens", fmt::format("{}, {} of them from the prefix cache", count(tokens.at("prompt")),
                                            count(tokens.at("cached"))));
   return text + row("output tokens", count(tokens.at("output")));
@@ -67,28 +68,33 @@ std::string speed_part(const json& s) {
   const json& rate = s.at("throughput");
   const json& use = s.at("utilization");
   std::string text = "Speed\n";
-  text += row("engine time", format_duration(s.at("seconds")) +
-                                 (s.at("starts") == 1 ? "" : fmt::format(" in {} starts", count(s.at("starts")))));
-  text += row("tokens/s", fmt::format("{} (prompt {}, output {})", count(rate.at("total_tokens_per_s")),
-                                      count(rate.at("prompt_tokens_per_s")), count(rate.at("output_tokens_per_s"))));
+  text += row("engine time",
+              format_duration(s.at("seconds")) +
+                  (s.at("starts") == 1 ? "" : fmt::format(" in {} starts", count(s.at("starts")))));
+  text += row("tokens/s",
+              fmt::format("{} (prompt {}, output {})", count(rate.at("total_tokens_per_s")),
+                          count(rate.at("prompt_tokens_per_s")), count(rate.at("output_tokens_per_s"))));
   text += row("answers/s", fmt::format("{:.4g}", rate.at("answers_per_s").get<double>()));
-  text += row("share of peak FLOP/s", fmt::format("MFU {}, HFU {} of {:.3g} TFLOP/s measured", percent(use.at("mfu")),
-                                                  percent(use.at("hfu")), use.at("peak_flops").get<double>() / 1e12));
+  text += row("share of peak FLOP/s",
+              fmt::format("MFU {}, HFU {} of {:.3g} TFLOP/s measured", percent(use.at("mfu")),
+                          percent(use.at("hfu")), use.at("peak_flops").get<double>() / 1e12));
   text += row("share of bandwidth", fmt::format("MBU {} of {:.3g} GB/s measured", percent(use.at("mbu")),
                                                 use.at("peak_bytes_per_s").get<double>() / 1e9));
-  return text + row("rank time", fmt::format("model {}, host {}, idle {}; loading {} before", percent(use.at("model_share")),
-                                             percent(use.at("host_share")), percent(use.at("idle_share")),
-                                             format_duration(use.at("load_seconds"))));
+  return text + row("rank time",
+                    fmt::format("model {}, host {}, idle {}; loading {} before",
+                                percent(use.at("model_share")), percent(use.at("host_share")),
+                                percent(use.at("idle_share")), format_duration(use.at("load_seconds"))));
 }
 
 std::string latency_part(const json& s) {
-  std::string text =
-      fmt::format("{:<23}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}\n", "Latency", "mean", "P50", "P90", "P99", "P99.9", "max");
+  std::string text = fmt::format("{:<23}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}\n", "Latency", "mean", "P50",
+                                 "P90", "P99", "P99.9", "max");
   for (const auto& [key, name] : kLatencies) {
     const json& l = s.at("latency").at(key);
     if (l.at("count") == 0) continue;
     text += fmt::format("  {:<21}", name);
-    for (const char* q : {"mean", "p50", "p90", "p99", "p999", "max"}) text += fmt::format("{:>11}", short_time(l.at(q)));
+    for (const char* q : {"mean", "p50", "p90", "p99", "p999", "max"})
+      text += fmt::format("{:>11}", short_time(l.at(q)));
     text += "\n";
   }
   return text;
@@ -104,9 +110,13 @@ std::string engine_part(const json& s) {
   text += row("KV cache", fmt::format("{} used at most", percent(e.at("kv_high_water"))));
   text += row("memory", format_bytes(e.at("resident_bytes_per_rank")) + " per rank");
   const json& j = s.at("journal");
-  const std::uint64_t lost = j.at("torn_bytes").get<std::uint64_t>() + j.at("damaged_bytes").get<std::uint64_t>();
-  if (lost > 0) text += row("journal", fmt::format("{} unreadable, their rows ran again", format_bytes(static_cast<double>(lost))));
-  if (j.at("conflicts") != 0) text += row("journal", fmt::format("{} answers differ between starts", count(j.at("conflicts"))));
+  const std::uint64_t lost =
+      j.at("torn_bytes").get<std::uint64_t>() + j.at("damaged_bytes").get<std::uint64_t>();
+  if (lost > 0)
+    text += row("journal",
+                fmt::format("{} unreadable, their rows ran again", format_bytes(static_cast<double>(lost))));
+  if (j.at("conflicts") != 0)
+    text += row("journal", fmt::format("{} answers differ between starts", count(j.at("conflicts"))));
   return text;
 }
 
@@ -114,8 +124,8 @@ std::string heading(const json& summary, const json& provenance) {
   std::string where;
   if (const json runs = provenance.value("runs", json::array()); !runs.empty()) {
     const json& run = runs.back();
-    where = fmt::format(", {} ranks x {} threads, {} kernels", run.at("ranks").get<int>(), run.at("threads").get<int>(),
-                        run.at("kernel_set").get<std::string>());
+    where = fmt::format(", {} ranks x {} threads, {} kernels", run.at("ranks").get<int>(),
+                        run.at("threads").get<int>(), run.at("kernel_set").get<std::string>());
   }
   const json job = provenance.value("job", json::object());
   const json section = job.value("job", json::object());
@@ -134,6 +144,10 @@ std::string report_text(const std::string& summary_json, const std::string& prov
   } catch (const json::exception& error) {
     throw Error(fmt::format("no report of nightshift: {}", error.what()));
   }
+}
+
+double failed_share_of(const std::string& summary_json) {
+  return json::parse(summary_json).value("failed_share", 0.0);
 }
 
 }  // namespace nightshift::runtime

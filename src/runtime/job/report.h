@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a job has done, as JSON (root attribute `summary` of the result) and as text. The definitions are those of
-// docs/operations.md, section "Report"; a job's arrival time is its first start.
+// What a job has done, as JSON (root attribute `summary` of the result) and as text. The definitions are
+// those of docs/operations.md, section "Report"; a job's arrival time is its first start.
 #pragma once
 
 #include <map>
@@ -12,8 +12,8 @@
 
 namespace nightshift::runtime {
 
-// What the answers themselves say: the same whatever the number of starts, because every answer is in the journals
-// once.
+// What the answers themselves say: the same whatever the number of starts, because every answer is in the
+// journals once.
 class AnswerTotals {
  public:
   void add(const io::ResultRecord& record);
@@ -47,7 +47,10 @@ AnswerTotals total_answers(const io::JournalIndex& index);  // reads every recor
 std::string summary_to_json(const Job& job, const AnswerTotals& answers, const std::vector<RunRecord>& runs,
                             const io::JournalHealth& health, bool complete);
 
-// The text report of a summary and, for its heading, of the provenance. Error when either is no report of ours.
+// The text report of a summary and, for its heading, of the provenance. Error when either is no report of
+// ours.
 std::string report_text(const std::string& summary_json, const std::string& provenance_json);
+
+double failed_share_of(const std::string& summary_json);
 
 }  // namespace nightshift::runtime

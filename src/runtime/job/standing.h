@@ -2,6 +2,7 @@
 // What stands at a job's output, and what a start of the job does about it.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,20 +18,26 @@ enum class Start {
   complete,  // the finished result of the same job: nothing to do
 };
 
-// A job as the manifest of its journal names it. The digests are those of the input file and of the model directory.
+// The manifest of a job whose model.max_context is resolved. The digests name the content of the input file
+// and of the model directory.
 io::Manifest manifest_of(const Job& job, const std::string& input_digest, const std::string& model_digest);
 
-// Reads, changes nothing. `restart`: what is there will be set aside. BadInput when the journal or result belongs to
-// another job, or the output is a file that is none of ours, naming what differs and the ways out.
+// Reads, changes nothing. `restart`: what is there will be set aside. BadInput when the journal or the result
+// belongs to another job, or the output is a file that is none of ours; it names what differs and the ways
+// out.
 Start decide_start(const Job& job, const io::Manifest& now, bool restart);
+
+// The kernel set that the journal's answers were computed with; empty when no start has said so yet. One job
+// keeps to one set, because bytes are equal within a set only.
+std::string kernels_in_use(const Job& job);
 
 // Renames result and journal to NAME.bak-<UTC time>; returns the new names. Nothing is deleted.
 std::vector<std::filesystem::path> set_aside(const Job& job);
 
-// `provenance` and `summary` of a result; nullopt when the file has none.
+// The root attributes of a result; nullopt when the file has none.
 struct ResultRoot {
-  std::string provenance;
-  std::string summary;
+  std::string provenance;  // JSON
+  std::string summary;     // JSON
 };
 std::optional<ResultRoot> read_result_root(const std::filesystem::path& result);
 

@@ -13,21 +13,20 @@ double ratio(double part, double whole) {
 }
 
 json latency(const LatencySketch& sketch) {
-  return {{"count", sketch.count()},        {"mean", sketch.mean()},
-          {"p50", sketch.quantile(0.5)},    {"p90", sketch.quantile(0.9)},
-          {"p99", sketch.quantile(0.99)},   {"p999", sketch.quantile(0.999)},
+  return {{"count", sketch.count()},     {"mean", sketch.mean()},        {"p50", sketch.quantile(0.5)},
+          {"p90", sketch.quantile(0.9)}, {"p99", sketch.quantile(0.99)}, {"p999", sketch.quantile(0.999)},
           {"max", sketch.max()}};
 }
 
 // Sums over all starts; products with a start's own duration, because peaks differ between machines.
 struct RunTotals {
   RunCounters counters;
-  double seconds = 0.0;            // engine loop, all starts
+  double seconds = 0.0;  // engine loop, all starts
   double rank_seconds = 0.0;
-  double possible_flops = 0.0;     // peak x seconds
+  double possible_flops = 0.0;  // peak x seconds
   double possible_bytes = 0.0;
   std::uint64_t resident_per_rank = 0;
-  double kv_high_water = 0.0;      // share, worst rank
+  double kv_high_water = 0.0;  // share, worst rank
 
   explicit RunTotals(const std::vector<RunRecord>& runs) {
     for (const RunRecord& run : runs) add(run);
@@ -79,12 +78,9 @@ json engine(const RunTotals& t) {
 }
 
 json journal(const io::JournalHealth& health) {
-  return {{"files", health.files},
-          {"records", health.records},
-          {"duplicates", health.duplicates},
-          {"conflicts", health.conflicts},
-          {"torn_bytes", health.torn_bytes},
-          {"damaged_bytes", health.damaged_bytes}};
+  return {{"files", health.files},           {"records", health.records},
+          {"duplicates", health.duplicates}, {"conflicts", health.conflicts},
+          {"torn_bytes", health.torn_bytes}, {"damaged_bytes", health.damaged_bytes}};
 }
 
 }  // namespace

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything that can be refused is refused here, before a rank starts and before anything is written.
+#pragma once
+
+#include <string>
+
+#include "cli/model_facts.h"
+#include "core/config.h"
+#include "io/manifest.h"
+#include "runtime/job/geometry.h"
+#include "runtime/job/standing.h"
+
+namespace nightshift::cli {
+
+struct Preflight {
+  Job job;  // as the ranks will read it: max_context, threads and the kernel set of a continued job filled in
+  ModelFacts model;
+  io::Manifest manifest = {};
+  runtime::Start start = runtime::Start::fresh;
+  runtime::Machine machine = {};
+  runtime::Geometry geometry = {};
+  runtime::LaunchCommand command = {};
+  model::MemoryNeed memory = {};  // of one rank, with the least KV cache that can work
+};
+
+// Throws BadInput, with the way out, for whatever would make the job fail later.
+Preflight check_job(Job job, int ranks, bool restart);
+
+// The prompts of a job fit its model: refuses chat messages without a chat template.
+void check_prompts(const std::string& prompts_file, const Preflight& checked);
+
+}  // namespace nightshift::cli

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include "cli/commands.h"
+#include "cli/preflight.h"
+#include "cli/supervisor.h"
+#include "cli/terminal.h"
+#include "core/text.h"
+#include "io/journal.h"
+#include "io/jsonl.h"
+#include "io/lock.h"
+#include "runtime/job/finalize.h"
+#include "runtime/job/liveness.h"
+
+namespace nightshift::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using runtime::Session;
+using runtime::Start;
+
+struct RunOptions {
+  std::string job_file;
+  std::vector<std::string> overrides;
+  int ranks = 0;
+  bool resume = false;
+  bool restart = false;
+  bool dry_run = false;
+};
+
+Exit exit_for(const Job& job, double failed_share) {
+  return failed_share > job.job.max_failed ? Exit::too_many_failed : Exit::done;
+}
+
+std::string words_for(Start start, bool restart) {
+  if (start == Start::resume) return "continues the journal that is there";
+  if (start == Start::complete) return "nothing: the result is complete already";
+  return restart ? "begins anew; what is there is kept aside" : "begins";
+}
+
+Exit show_plan(const Preflight& p, bool restart) {
+  std::cout << p.command.text() << "\n\n" << job_to_toml(p.job);
+  const auto bytes = [](std::int64_t value) { return format_bytes(static_cast<double>(value)); };
+  std::cerr << fmt::format("start:    {}\n", words_for(p.start, restart));
+  if (p.start == Start::resume) {
+    const runtime::Harvest done = runtime::look_at_harvest(p.job);
+    std::cerr << fmt::format("answered: {} of {} prompts\n", done.committed_rows, done.rows);
+  }
+  std::cerr << fmt::format("ranks:    {} x {} threads{}\n", p.geometry.ranks, p.geometry.threads,
+                           p.geometry.bound ? ", bound to cores" : ", more than there are cores: not bound");
+  std::cerr << fmt::format(
+      "memory:   at least {} per rank ({} weights, {} KV cache, {} buffers); {} free here\n",
+      bytes(p.memory.total()), bytes(p.memory.weights), bytes(p.memory.kv_cache),
+      bytes(p.memory.step_buffers), format_bytes(static_cast<double>(p.machine.memory_bytes)));
+  return Exit::done;
+}
+
+// The heartbeat thread of the lock must not be the one that a stop signal ends the process through.
+std::unique_ptr<io::JobLock> take_lock(const fs::path& dir) {
+  const SignalsHeld held;
+  fs::create_directories(dir);
+  return std::make_unique<io::JobLock>(dir.string());
+}
+
+// The journal folder, ready for ranks, and the lock on it.
+class Workplace {
+ public:
+  Workplace(const Preflight& checked, bool restart, Terminal& terminal)
+      : job_(checked.job), session_(job_), lock_(take_lock(session_.dir())) {
+    // Again, now that nobody else can change it.
+    const Start start = runtime::decide_start(job_, checked.manifest, restart);
+    if (restart) set_aside(terminal);
+    try {
+      if (start == Start::resume) {
+        io::cut_torn_tails(session_.dir().string());
+      } else {
+        import_lines(checked, terminal);
+        io::write_manifest(session_.dir().string(), checked.manifest);
+      }
+      session_.started_unix();  // fixes the job's clock
+      session_.write_job(job_);
+    } catch (...) {
+      if (start == Start::fresh) remove();
+      throw;
+    }
+  }
+
+  const Session& session() const { return session_; }
+  bool lock_lost() const { return lock_->lost(); }
+
+ private:
+  void set_aside(Terminal& terminal) {
+    for (const fs::path& moved : runtime::set_aside(job_)) {
+      if (fs::is_directory(moved)) fs::remove(moved / "lock");
+      const bool empty = fs::is_directory(moved) && fs::is_empty(moved);
+      if (empty) fs::remove(moved);
+      if (!empty) terminal.message(fmt::format("kept aside: {}", moved.string()));
+    }
+    lock_.reset();  // went with the folder
+    lock_ = take_lock(session_.dir());
+  }
+
+  void import_lines(const Preflight& checked, Terminal& terminal) {
+    if (job_.job.input.extension() != ".jsonl") return;
+    const std::string prompts = session_.prompts_file(job_).string();
+    terminal.progress("reading", fmt::format("reading {}", job_.job.input.string()));
+    io::import_batch(job_.job.input.string(), prompts);
+    check_prompts(prompts, checked);
+  }
+
+  void remove() {
+    std::error_code ignored;
+    fs::remove_all(session_.dir(), ignored);
+  }
+
+  const Job& job_;
+  Session session_;
+  std::unique_ptr<io::JobLock> lock_;
+};
+
+// Starts the ranks and waits for them.
+RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& terminal) {
+  terminal.message(fmt::format("{}: {} ranks x {} threads, {}", p.job.job.name, p.geometry.ranks,
+                               p.geometry.threads, words_for(p.start, false)));
+  const Session& session = place.session();
+  std::error_code ignored;
+  fs::remove(session.dir() / "status.json", ignored);  // of an earlier start
+  return run_ranks(p.command, session.dir() / "ranks.log", terminal, [&] {
+    const auto status = session.read_status();
+    if (status) terminal.progress(status->state, runtime::progress_line(*status));
+  });
+}
+
+// The ranks have gone and answers are missing: stopped on request, or failed.
+Exit incomplete(const RanksEnd& end, const runtime::Harvest& harvest, const Session& session,
+                Terminal& terminal) {
+  const std::string safe = fmt::format("{} of {} prompts are answered and safe in {}", harvest.committed_rows,
+                                       harvest.rows, session.dir().string());
+  const auto runs = session.read_runs();
+  const bool stopped = !runs.empty() && !runs.back().stopped_by.empty() && end.code == 0;
+  if (stopped || end.stop_asked) {
+    terminal.message(fmt::format("stopped early: {}\n  -> the same command continues the job", safe));
+    return Exit::stopped_resumable;
+  }
+  bool aborted = false;  // then the rank has said why, and the launcher only how
+  for (const std::string& line : end.launcher)
+    aborted = aborted || line.find("MPI_ABORT") != std::string::npos;
+  for (const std::string& line : end.launcher) {
+    if (!aborted) terminal.message(line);
+  }
+  throw Error(fmt::format("the ranks ended with exit code {}; {}", end.code, safe),
+              fmt::format("what they said is in {}; the same command continues the job",
+                          (session.dir() / "ranks.log").string()),
+              end.code == static_cast<int>(Exit::bad_input) ? Exit::bad_input : Exit::failed);
+}
+
+Exit finish(const Preflight& p, const Workplace& place, Terminal& terminal) {
+  if (place.lock_lost()) {
+    throw Error(fmt::format("the lock on {} was taken away", place.session().dir().string()),
+                "another launcher may be at work; look there before starting again");
+  }
+  terminal.progress("finalizing", fmt::format("writing {}", p.job.job.output.string()));
+  const runtime::Finalized done = runtime::finalize(p.job);
+  terminal.message(runtime::report_text(done.report.summary, done.report.provenance));
+  terminal.message(fmt::format("{}: {} rows, {}", p.job.job.output.string(),
+                               format_count(static_cast<double>(done.result.rows)),
+                               format_bytes(static_cast<double>(done.result.bytes))));
+  return exit_for(p.job, done.failed_share);
+}
+
+Exit already_complete(const Job& job) {
+  const auto root = runtime::read_result_root(job.job.output);
+  const double failed = runtime::failed_share_of(root->summary);
+  std::cerr << fmt::format("{} is complete already; --restart makes it anew\n", job.job.output.string());
+  return exit_for(job, failed);
+}
+
+Exit run(const RunOptions& options) {
+  const Preflight p =
+      check_job(load_job(options.job_file, options.overrides), options.ranks, options.restart);
+  if (options.resume && p.start == Start::fresh) {
+    throw BadInput(fmt::format("--resume: no journal {}", p.job.journal_dir().string()),
+                   "leave --resume away");
+  }
+  if (options.dry_run) return show_plan(p, options.restart);
+  if (p.start == Start::complete) return already_complete(p.job);
+  Terminal terminal;
+  const Workplace place(p, options.restart, terminal);
+  const SignalsHeld held;
+  if (!runtime::look_at_harvest(p.job).complete()) {
+    const RanksEnd end = run_to_end(p, place, terminal);
+    const runtime::Harvest harvest = runtime::look_at_harvest(p.job);
+    if (!harvest.complete()) return incomplete(end, harvest, place.session(), terminal);
+  }
+  return finish(p, place, terminal);
+}
+
+}  // namespace
+
+void add_run(Front& front) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command =
+      front.app.add_subcommand("run", "Run a job: check it, start the ranks, write the result");
+  command->add_option("job", options->job_file, "the job file; nightshift help job lists its keys")
+      ->required()
+      ->type_name("JOB.toml");
+  command->add_option("--set", options->overrides, "set a key of the job file; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
+  command->add_option("--ranks", options->ranks, "ranks to start; 0: one per GPU, else one per CPU socket")
+      ->type_name("N");
+  auto* resume =
+      command->add_flag("--resume", options->resume, "continue only; refuse when there is no journal");
+  command->add_flag("--restart", options->restart, "begin anew; what is there is renamed to *.bak-TIME")
+      ->excludes(resume);
+  command->add_flag("--dry-run", options->dry_run,
+                    "check everything, print command and resolved job, start nothing");
+  command->footer(
+      "Continues by itself when OUTPUT.journal holds answers of the same job; nothing that is committed is "
+      "done\n"
+      "twice, whatever the number of ranks now and before. Ctrl-C (or SIGTERM, SIGUSR1) stops cleanly with "
+      "exit\n"
+      "code 75; a second Ctrl-C stops at once. Inside a Slurm allocation the ranks start through srun.\n\n"
+      "Examples:\n"
+      "  nightshift run jobs/quickstart.toml --ranks 2\n"
+      "  nightshift run job.toml --set sampling.max_tokens=64 --set job.output=short.h5 --dry-run\n");
+  command->callback([&front, options] { front.action = [options] { return run(*options); }; });
+}
+
+}  // namespace nightshift::cli
