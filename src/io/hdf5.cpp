@@ -382,7 +382,9 @@ File File::create(const std::string& path) {
 #endif
   File file;
   file.path_ = path;
-  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get());
+  Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation.get(), false);  // equal content gives equal bytes
+  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get());
   file.ids_ = std::make_shared<Ids>(Ids{Handle(check(id, "create", path), H5Fclose)});
   return file;
 }
@@ -424,11 +426,19 @@ Dataset File::dataset(const std::string& name) const {
   return out;
 }
 
+void File::create_group(const std::string& name) {
+  if (name.empty() || has(name)) return;
+  create_group(name.substr(0, name.rfind('/')));
+  const Handle creation(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation.get(), false);
+  const hid_t id = H5Gcreate2(ids_->file.get(), name.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT);
+  const Handle group(check(id, "create", path_, name), H5Gclose);
+}
+
 Dataset File::create(const std::string& name, const ColumnSpec& spec) {
   Library library;
   Handle type = stored_type(spec.store);
-  Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.get(), 1);
+  create_group(name.substr(0, name.rfind('/')));
   std::vector<hsize_t> shape{spec.rows}, limit{H5S_UNLIMITED}, chunk{kStringChunk};
   const std::size_t element = H5Tget_size(type.get());
   if (spec.store != Store::string)
@@ -451,7 +461,7 @@ Dataset File::create(const std::string& name, const ColumnSpec& spec) {
   cached.type_bytes = element;
   cached.chunk.assign(chunk.begin(), chunk.end());
   const Handle access = access_plist(cached);
-  const hid_t id = H5Dcreate2(ids_->file.get(), name.c_str(), type.get(), space.get(), links.get(),
+  const hid_t id = H5Dcreate2(ids_->file.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT,
                               layout.get(), access.get());
   Dataset out;
   out.file_ = path_;

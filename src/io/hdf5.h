@@ -98,6 +98,8 @@ class File {
   void close();
 
  private:
+  void create_group(const std::string& name);  // unless it exists
+
   struct Ids;
   std::shared_ptr<Ids> ids_;
   std::string path_;

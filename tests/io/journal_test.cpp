@@ -251,8 +251,10 @@ TEST(Journal, AFullDiskStopsTheNextAppendAndKeepsWhatIsCommitted) {
   {
     ResultJournal journal(mount, 0, kJob, {.commit_seconds = 0.0, .commit_bytes = 1});
     message = test::message_of([&] {
-      for (PromptRow row = 0; row < 100000; ++row) journal.append(make_record(row));
-      journal.flush();
+      for (PromptRow row = 0; row < 100000; ++row) {
+        journal.append(make_record(row));
+        if (row % 50 == 0) journal.flush();
+      }
     });
     durable = journal.durable();
     EXPECT_THROW(journal.append(make_record(1)), Error);

@@ -14,9 +14,19 @@
 namespace nightshift::io::test {
 namespace {
 
-std::string python() {
-  const char* named = std::getenv("NIGHTSHIFT_PYTHON");
-  return named != nullptr ? named : "python3";
+// The first Python that has h5py: the one named by NIGHTSHIFT_PYTHON, the user's, the system's. Empty: none
+// has.
+const std::string& python() {
+  static const std::string found = [] {
+    const char* named = std::getenv("NIGHTSHIFT_PYTHON");
+    for (const std::string& candidate : {std::string(named != nullptr ? named : ""), std::string("python3"),
+                                         std::string("/usr/bin/python3")}) {
+      if (!candidate.empty() && std::system((candidate + " -c 'import h5py' > /dev/null 2>&1").c_str()) == 0)
+        return candidate;
+    }
+    return std::string();
+  }();
+  return found;
 }
 
 }  // namespace
@@ -88,7 +98,7 @@ std::string message_of(const std::function<void()>& action) {
 }
 
 bool has_h5py() {
-  return std::system((python() + " -c 'import h5py' > /dev/null 2>&1").c_str()) == 0;
+  return !python().empty();
 }
 
 int run_python(const std::string& script, const std::vector<std::string>& arguments) {

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+# Suites named ...Slow write gigabytes; they run on demand. Tests that need h5py skip themselves where there is none.
+add_test(NAME io COMMAND io_test --gtest_filter=-*Slow.*)
+set_tests_properties(io PROPERTIES LABELS unit)
+add_test(NAME io_slow COMMAND io_test --gtest_filter=*Slow.*)
+set_tests_properties(io_slow PROPERTIES LABELS slow)
