@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kTile = 64;
 constexpr int kTileBlocks = kTile / kKvBlockTokens;
-constexpr int kRows = 6;  // query rows that share the registers
+constexpr int kRows = 6;        // query rows that share the registers
+constexpr int kStreamRows = 4;  // up to this many, K and V are fetched ahead: decode waits for memory
 constexpr float kNothing =
     -1e30F;  // maximum of a row that has seen no key; finite, so differences stay numbers
 
@@ -40,8 +41,13 @@ struct KeyTile {
   int blocks;                  // with any key below the context
   const bf16* k[kTileBlocks];  // always readable; behind the context repeats of the last block
   const bf16* v[kTileBlocks];
-  const bf16* next[kTileBlocks];  // blocks of the following tile, to be prefetched
+  const bf16* next[kTileBlocks];  // K and V of the following tile, to be prefetched
+  const bf16* next_v[kTileBlocks];
 };
+
+void prefetch(const bf16* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 
 template <int R>
 void score(const Rows& rows, const KeyTile& tile, int head_dim, __m512 (&s)[R][kTileBlocks]) {
@@ -50,7 +56,10 @@ void score(const Rows& rows, const KeyTile& tile, int head_dim, __m512 (&s)[R][k
   }
   for (int d = 0; d < head_dim; d += 2) {
     __m512bh keys[kTileBlocks];
-    for (int j = 0; j < kTileBlocks; ++j) keys[j] = load_pairs(tile.k[j] + d * kKvBlockTokens);
+    for (int j = 0; j < kTileBlocks; ++j) {
+      keys[j] = load_pairs(tile.k[j] + d * kKvBlockTokens);
+      if constexpr (R <= kStreamRows) prefetch(tile.next[j] + d * kKvBlockTokens);
+    }
     for (int r = 0; r < R; ++r) {
       const __m512bh q = broadcast_pair(rows.q[r] + d);
       for (int j = 0; j < kTileBlocks; ++j) s[r][j] = _mm512_dpbf16_ps(s[r][j], q, keys[j]);
@@ -114,9 +123,13 @@ void weigh(const KeyTile& tile, const std::uint16_t* weights, const float* keep,
   }
   for (int j = 0; j < tile.blocks; ++j) {
     const bf16* v = tile.v[j] + 2 * dimension;
-    for (int pair = 0; pair < kKvBlockTokens / 2; ++pair, v += 2 * padded) {
+    const bf16* next = tile.next_v[j] + 2 * dimension;
+    for (int pair = 0; pair < kKvBlockTokens / 2; ++pair, v += 2 * padded, next += 2 * padded) {
       __m512bh values[C];
-      for (int c = 0; c < C; ++c) values[c] = load_pairs(v + 32 * c);
+      for (int c = 0; c < C; ++c) {
+        values[c] = load_pairs(v + 32 * c);
+        if constexpr (R <= kStreamRows) prefetch(next + 32 * c);
+      }
       for (int r = 0; r < R; ++r) {
         const __m512bh w = broadcast_pair(weights + r * kTile + j * kKvBlockTokens + 2 * pair);
         for (int c = 0; c < C; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], w, values[c]);
@@ -204,6 +217,7 @@ KeyTile tile_at(const AttentionBlock& b, int first, bf16* last_values) {
     tile.k[j] = block_at(b, block);
     tile.v[j] = tile.k[j] + v_offset(b.head_dim);
     tile.next[j] = block_at(b, block + kTileBlocks < last_block ? block + kTileBlocks : last_block);
+    tile.next_v[j] = tile.next[j] + v_offset(b.head_dim);
   }
   const int behind = b.context - last_block * kKvBlockTokens;  // tokens of the last block
   if (tile.blocks > 0 && first_block + tile.blocks - 1 == last_block && behind < kKvBlockTokens) {
@@ -211,14 +225,6 @@ KeyTile tile_at(const AttentionBlock& b, int first, bf16* last_values) {
     tile.v[tile.blocks - 1] = last_values;
   }
   return tile;
-}
-
-void prefetch(const KeyTile& tile, int head_dim) {
-  const std::int64_t bytes = 2 * kv_head_elements(head_dim);
-  for (const bf16* block : tile.next) {
-    const char* p = reinterpret_cast<const char*>(block);
-    for (std::int64_t i = 0; i < bytes; i += 64) _mm_prefetch(p + i, _MM_HINT_T0);
-  }
 }
 
 // out = sum / total. Adding +0 makes -0 and +0 one result: a masked tile may turn a sum of -0 into +0.
@@ -252,8 +258,6 @@ void attention(const AttentionBlock& b) {
   const int begin = b.window > 0 && b.start >= b.window ? (b.start - b.window + 1) / kTile * kTile : 0;
   for (int first = begin; first <= last; first += kTile) {
     const KeyTile tile = tile_at(b, first, last_values);
-    if (groups <= 2 && first + kTile <= last)
-      prefetch(tile, b.head_dim);  // decode: bound by the stream of K and V
     for (int i = 0; i < groups; ++i) {
       const int row = rows * i / groups;
       const Rows group = rows_of(b, row, rows * (i + 1) / groups - row);

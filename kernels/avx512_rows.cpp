@@ -147,6 +147,16 @@ void to_bf16(const float* x, std::int64_t n, bf16* y) {
   }
 }
 
+namespace {
+
+// Logits stream from memory or a far cache once; the hardware prefetcher alone leaves half of the bandwidth
+// unused.
+void fetch_ahead(const float* x) {
+  _mm_prefetch(reinterpret_cast<const char*>(x + 512), _MM_HINT_T0);
+}
+
+}  // namespace
+
 // Each lane keeps the first of its largest values; the lowest index among the lanes that hold the maximum
 // wins.
 void argmax(const float* x, std::int64_t n, std::int32_t* id, float* value) {
@@ -155,6 +165,7 @@ void argmax(const float* x, std::int64_t n, std::int32_t* id, float* value) {
   __m512i where = _mm512_set1_epi32(0x7fffffff);
   __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (std::int64_t i = 0; i < n; i += 16) {
+    fetch_ahead(x + i);
     const __m512 v = _mm512_mask_loadu_ps(_mm512_set1_ps(lowest), tail_mask(n - i), x + i);
     const __mmask16 better = _mm512_cmp_ps_mask(v, best, _CMP_GT_OQ);
     best = _mm512_mask_mov_ps(best, better, v);
@@ -172,6 +183,7 @@ float sum_exp(const float* x, std::int64_t n, float maximum) {
   __m512 sum = _mm512_setzero_ps();
   for (std::int64_t i = 0; i < n; i += 16) {
     const __mmask16 mask = tail_mask(n - i);
+    fetch_ahead(x + i);
     const __m512 e = exact_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(maximum)));
     sum = _mm512_mask_add_ps(sum, mask, sum, e);
   }
@@ -183,6 +195,7 @@ std::int64_t collect(const float* x, std::int64_t n, float threshold, std::int32
   __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (std::int64_t i = 0; i < n; i += 16) {
     const __mmask16 mask = tail_mask(n - i);
+    fetch_ahead(x + i);
     const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
     const __mmask16 pass = _mm512_mask_cmp_ps_mask(mask, v, _mm512_set1_ps(threshold), _CMP_NLT_UQ);
     if (pass != 0) {

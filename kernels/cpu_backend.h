@@ -72,7 +72,6 @@ class CpuBackend final : public Backend {
   const CpuKernels& kernels_;
   int threads_;
   Buffer scratch_;  // kScratchBytes for each worker
-  PeakRates peak_;
 };
 
 }  // namespace nightshift::kernels
