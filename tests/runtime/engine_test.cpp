@@ -74,7 +74,8 @@ class EngineTest : public ::testing::Test {
 
   bool run(
       AlphabetExecutor& executor, int max_context = 512, std::function<bool()> tick = [] { return true; }) {
-    const SamplingParams defaults{.max_tokens = 20};
+    SamplingParams defaults;
+    defaults.max_tokens = 20;
     const io::PromptReader prompts((dir_ / "in.h5").string(), defaults);
     const Committed committed = Committed::load((dir_ / "journal").string(), 7, prompts.rows(), world_);
     const auto tokenizer = tokenizer::Tokenizer::load(kModel);
