@@ -3,7 +3,8 @@
 
 #include <utf8proc.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <array>
 
 #include "tokenizer/bpe.h"
 #include "tokenizer/unicode.h"
@@ -12,14 +13,45 @@
 namespace nightshift::tokenizer {
 namespace {
 
-void map_with_utf8proc(std::string& out, std::string_view text, int options) {
-  utf8proc_uint8_t* mapped = nullptr;
-  const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                                   static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
-  NS_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
-  out.append(reinterpret_cast<const char*>(mapped), static_cast<std::size_t>(length));
+// Sorts runs of combining marks by their class (canonical ordering). utf8proc would do it by insertion, which
+// takes hours for the long runs of marks that a hostile or broken text may hold.
+void order_marks(std::vector<utf8proc_int32_t>& text) {
+  const auto combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  const auto is_starter = [&](utf8proc_int32_t c) { return combining_class(c) == 0; };
+  for (auto begin = text.begin(); begin != text.end();) {
+    begin = std::find_if_not(begin, text.end(), is_starter);
+    const auto end = std::find_if(begin, text.end(), is_starter);
+    std::stable_sort(begin, end, [&](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    begin = end;
+  }
+}
+
+// Appends the normal form of `text` that the UTF8PROC_ options name.
+void append_normalized(std::string& out, std::string_view text, int options) {
+  const auto flags = static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE);
+  const auto decompose =
+      static_cast<utf8proc_option_t>((options & UTF8PROC_COMPAT) | UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size() + 8);
+  int boundary_class = 0;  // for grapheme borders, which are not asked for
+  for (std::size_t at = 0; at < text.size();) {
+    const CodePoint c = code_point_at(text, at);
+    std::array<utf8proc_int32_t, 32> parts;  // the longest decomposition has 18
+    const auto count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts.data(),
+                                static_cast<utf8proc_ssize_t>(parts.size()), decompose, &boundary_class);
+    NS_CHECK(count >= 0 && static_cast<std::size_t>(count) <= parts.size(), "U+{:04X}", c.value);
+    points.insert(points.end(), parts.begin(), parts.begin() + count);
+    at += c.bytes;
+  }
+  order_marks(points);
+  if (options & UTF8PROC_COMPOSE) {
+    const auto length =
+        utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), flags);
+    NS_CHECK(length >= 0, "utf8proc: {}", utf8proc_errmsg(length));
+    points.resize(static_cast<std::size_t>(length));
+  }
+  for (const auto c : points) append_utf8(out, static_cast<std::uint32_t>(c));
 }
 
 std::size_t ascii_end(std::string_view text) {
@@ -37,13 +69,13 @@ void normalize_between_inert(std::string& text, int options) {
   for (std::size_t at = 0; at < text.size();) {
     const CodePoint c = code_point_at(text, at);
     if (properties(c.value) & kNfcInert) {
-      map_with_utf8proc(out, std::string_view(text).substr(begin, at - begin), options);
+      append_normalized(out, std::string_view(text).substr(begin, at - begin), options);
       out.append(text, at, c.bytes);
       begin = at + c.bytes;
     }
     at += c.bytes;
   }
-  map_with_utf8proc(out, std::string_view(text).substr(begin), options);
+  append_normalized(out, std::string_view(text).substr(begin), options);
   text.swap(out);
 }
 
@@ -98,7 +130,7 @@ void normalize_nfc(std::string& text) {
     while (at < text.size() && (properties((c = code_point_at(text, at)).value) & kNfcAttention) != 0)
       at += c.bytes;
     out.append(text, done, base - done);
-    map_with_utf8proc(out, std::string_view(text).substr(base, at - base), UTF8PROC_COMPOSE);
+    append_normalized(out, std::string_view(text).substr(base, at - base), UTF8PROC_COMPOSE);
     done = base = at;
   }
   if (done == 0 && out.empty()) return;
