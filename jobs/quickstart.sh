@@ -16,7 +16,7 @@ output=$root/build/quickstart/answers.h5
 rm -rf "$output" "$output.journal"
 mkdir -p "$(dirname "$output")"
 echo "==> nightshift run jobs/quickstart.toml --ranks 2"
-"$nightshift" run jobs/quickstart.toml --ranks 2 --set job.output="$output"
+"$nightshift" run jobs/quickstart.toml --ranks 2
 echo "==> checking the answers"
 "$nightshift" report "$output" --expected inputs/prompts/quickstart.h5 --min-right 0.95
 echo "==> done in $((SECONDS - started)) s; the answers are in ${output#"$root"/}"
