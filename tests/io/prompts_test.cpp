@@ -304,6 +304,28 @@ TEST(Prompts, EveryKindOfBadRowIsARowWithAReason) {
   }
 }
 
+// Extents cost a file nothing; memory must not follow them.
+TEST(Prompts, AbsurdExtentsAllocateNothing) {
+  const Scratch s;
+  h5::File file = h5::File::create(s.path("p.h5"));
+  file.create("/prompts/tokens", {.store = Store::int32, .rows = 1ull << 60});
+  file.create("/prompts/offsets", {.store = Store::uint64})
+      .append(std::span<const std::uint64_t>(std::vector<std::uint64_t>{0, 3, 1ull << 60}));
+  file.close();
+  test::reset_peak_rss();
+  const std::size_t before = test::peak_rss_bytes();
+  const std::vector<Prompt> prompts = PromptReader(s.path("p.h5")).read(0, 5);
+  ASSERT_EQ(prompts.size(), 2u);
+  EXPECT_EQ(prompts[0].tokens, (std::vector<TokenId>{0, 0, 0}));
+  EXPECT_TRUE(prompts[1].error.starts_with("bad_tokens: 1152921504606846973 tokens")) << prompts[1].error;
+
+  h5::File wide = h5::File::create(s.path("t.h5"));
+  wide.create("/prompts/text", {.store = Store::string, .rows = 1ull << 40});
+  wide.close();
+  expect_refusal(s.path("t.h5"), {"/prompts/text has 1099511627776 rows"});
+  EXPECT_LT(test::peak_rss_bytes() - before, 32u << 20);
+}
+
 TEST(Prompts, IdsAreComparedInBoundedPasses) {
   std::vector<RowId> ids;
   for (int i = 0; i < 20000; ++i) ids.emplace_back("id-" + std::to_string(i));
