@@ -62,7 +62,8 @@ std::vector<const CLI::App*> commands_of(const CLI::App& app) {
 }
 
 std::vector<const CLI::Option*> options_of(const CLI::App& command) {
-  return command.get_options([](const CLI::Option* option) { return option->get_name() != "-h,--help"; });
+  const CLI::Option* help = command.get_help_ptr();
+  return command.get_options([help](const CLI::Option* option) { return option != help; });
 }
 
 std::string version_text() {

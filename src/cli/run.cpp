@@ -134,6 +134,17 @@ RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& termin
   });
 }
 
+// Of a launcher's many words: nothing when a rank has ended the job, because it has said why; else the line
+// that tells of a killed rank; else all.
+std::vector<std::string> worth_showing(const std::vector<std::string>& lines) {
+  std::vector<std::string> killed;
+  for (const std::string& line : lines) {
+    if (line.find("MPI_ABORT") != std::string::npos) return {};
+    if (line.find("exited on signal") != std::string::npos) killed.push_back(line);
+  }
+  return killed.empty() ? lines : killed;
+}
+
 // The ranks have gone and answers are missing: stopped on request, or failed.
 Exit incomplete(const RanksEnd& end, const runtime::Harvest& harvest, const Session& session,
                 Terminal& terminal) {
@@ -145,12 +156,7 @@ Exit incomplete(const RanksEnd& end, const runtime::Harvest& harvest, const Sess
     terminal.message(fmt::format("stopped early: {}\n  -> the same command continues the job", safe));
     return Exit::stopped_resumable;
   }
-  bool aborted = false;  // then the rank has said why, and the launcher only how
-  for (const std::string& line : end.launcher)
-    aborted = aborted || line.find("MPI_ABORT") != std::string::npos;
-  for (const std::string& line : end.launcher) {
-    if (!aborted) terminal.message(line);
-  }
+  for (const std::string& line : worth_showing(end.launcher)) terminal.message(line);
   throw Error(fmt::format("the ranks ended with exit code {}; {}", end.code, safe),
               fmt::format("what they said is in {}; the same command continues the job",
                           (session.dir() / "ranks.log").string()),

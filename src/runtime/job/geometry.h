@@ -24,8 +24,8 @@ struct Machine {
   // An allocation, when this process stands in one.
   struct Slurm {
     int nodes = 1;
-    std::optional<int> tasks;  // as the user asked for them
-    std::optional<int> cpus_per_task;
+    std::optional<int> tasks = {};  // as the user asked for them
+    std::optional<int> cpus_per_task = {};
     bool has_srun = false;
     bool has_pmix = false;
   };

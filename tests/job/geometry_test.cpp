@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/job/geometry.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace nightshift::runtime {
+namespace {
+
+Machine machine_with(int cores, int sockets) {
+  Machine machine;
+  machine.cores = cores;
+  machine.sockets = sockets;
+  return machine;
+}
+
+std::string after(const LaunchCommand& command, const std::string& word) {
+  const auto found = std::find(command.argv.begin(), command.argv.end(), word);
+  return found == command.argv.end() || found + 1 == command.argv.end() ? "" : *(found + 1);
+}
+
+bool has(const LaunchCommand& command, const std::string& word) {
+  return std::find(command.argv.begin(), command.argv.end(), word) != command.argv.end();
+}
+
+TEST(Geometry, OneRankPerSocketByDefaultWithAllItsCores) {
+  const Geometry g = resolve_geometry(Job(), 0, machine_with(64, 2));
+  EXPECT_EQ(g.ranks, 2);
+  EXPECT_EQ(g.threads, 32);
+  EXPECT_TRUE(g.bound);
+  EXPECT_EQ(resolve_geometry(Job(), 0, machine_with(2, 1)).ranks, 1);
+}
+
+TEST(Geometry, OneRankPerGpuWhereThereAreAny) {
+  Machine machine = machine_with(64, 2);
+  machine.gpus = 4;
+  EXPECT_EQ(resolve_geometry(Job(), 0, machine).ranks, 4);
+  EXPECT_EQ(resolve_geometry(Job(), 0, machine).threads, 16);
+}
+
+TEST(Geometry, MoreRanksThanCoresAreNotBound) {
+  const Geometry g = resolve_geometry(Job(), 4, machine_with(2, 1));
+  EXPECT_EQ(g.ranks, 4);
+  EXPECT_EQ(g.threads, 1);
+  EXPECT_FALSE(g.bound);
+}
+
+TEST(Geometry, TheJobMayFixThreadsAndReplicas) {
+  Job job;
+  job.run.threads = 3;
+  job.parallel.replicas = 2;
+  const Geometry g = resolve_geometry(job, 0, machine_with(8, 1));
+  EXPECT_EQ(g.ranks, 2);
+  EXPECT_EQ(g.threads, 3);
+  EXPECT_THROW(resolve_geometry(job, 3, machine_with(8, 1)), BadInput);
+  EXPECT_EQ(resolve_geometry(job, 2, machine_with(8, 1)).ranks, 2);
+}
+
+TEST(Geometry, RefusesWhatThisVersionCannotRun) {
+  Job job;
+  job.parallel.tensor = 2;
+  EXPECT_THROW(resolve_geometry(job, 0, machine_with(8, 1)), BadInput);
+  Job cuda;
+  cuda.run.device = "cuda";
+  EXPECT_THROW(resolve_geometry(cuda, 0, machine_with(8, 1)), BadInput);
+  EXPECT_THROW(resolve_geometry(Job(), -1, machine_with(8, 1)), BadInput);
+}
+
+TEST(Geometry, AnAllocationSaysHowManyRanks) {
+  Machine machine = machine_with(16, 1);
+  machine.slurm =
+      Machine::Slurm{.nodes = 4, .tasks = 8, .cpus_per_task = 5, .has_srun = true, .has_pmix = true};
+  const Geometry g = resolve_geometry(Job(), 0, machine);
+  EXPECT_EQ(g.ranks, 8);
+  EXPECT_EQ(g.ranks_per_node, 2);
+  EXPECT_EQ(g.threads, 5);
+  machine.slurm->tasks.reset();
+  EXPECT_EQ(resolve_geometry(Job(), 0, machine).ranks, 4);
+}
+
+TEST(LaunchCommand, BindsRanksToCoresOfTheirOwn) {
+  const Machine machine = machine_with(8, 1);
+  const LaunchCommand command =
+      launch_command(resolve_geometry(Job(), 2, machine), machine, "/bin/rank", "/tmp/a b");
+  EXPECT_EQ(command.argv.front(), "mpirun");
+  EXPECT_EQ(after(command, "-np"), "2");
+  EXPECT_EQ(after(command, "--map-by"), "slot:PE=4");
+  EXPECT_FALSE(has(command, "--oversubscribe"));
+  EXPECT_EQ(command.environment.at("OMP_NUM_THREADS"), "4");
+  EXPECT_EQ(command.environment.at("OMP_WAIT_POLICY"), "passive");
+  EXPECT_EQ(command.environment.count("OMPI_ALLOW_RUN_AS_ROOT"), 0u);
+  EXPECT_TRUE(command.text().ends_with(" /bin/rank '/tmp/a b'")) << command.text();
+}
+
+TEST(LaunchCommand, OversubscribedRanksFloat) {
+  Machine machine = machine_with(2, 1);
+  machine.root = true;
+  const LaunchCommand command = launch_command(resolve_geometry(Job(), 4, machine), machine, "rank", "dir");
+  EXPECT_TRUE(has(command, "--oversubscribe"));
+  EXPECT_EQ(after(command, "--bind-to"), "none");
+  EXPECT_EQ(command.environment.at("OMPI_ALLOW_RUN_AS_ROOT"), "1");
+}
+
+TEST(LaunchCommand, SrunInsideAnAllocationThatCanStartMpi) {
+  Machine machine = machine_with(16, 1);
+  machine.slurm = Machine::Slurm{.nodes = 2, .has_srun = true, .has_pmix = true};
+  const LaunchCommand command = launch_command(resolve_geometry(Job(), 0, machine), machine, "rank", "dir");
+  EXPECT_EQ(command.argv.front(), "srun");
+  EXPECT_TRUE(has(command, "--mpi=pmix"));
+  EXPECT_EQ(after(command, "--ntasks"), "2");
+  EXPECT_EQ(after(command, "--cpus-per-task"), "16");
+  machine.slurm->has_pmix = false;
+  EXPECT_EQ(launch_command(resolve_geometry(Job(), 0, machine), machine, "rank", "dir").argv.front(),
+            "mpirun");
+}
+
+TEST(Machine, ProbeFindsAtLeastWhatRunsThisTest) {
+  const Machine machine = probe_machine();
+  EXPECT_GE(machine.cores, 1);
+  EXPECT_GE(machine.sockets, 1);
+  EXPECT_LE(machine.sockets, machine.cores);
+  EXPECT_GT(machine.memory_bytes, 1u << 20);
+}
+
+}  // namespace
+}  // namespace nightshift::runtime
