@@ -45,10 +45,6 @@ struct KeyTile {
   const bf16* next_v[kTileBlocks];
 };
 
-void prefetch(const bf16* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
-}
-
 template <int R>
 void score(const Rows& rows, const KeyTile& tile, int head_dim, __m512 (&s)[R][kTileBlocks]) {
   for (auto& row : s) {

@@ -13,21 +13,27 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr std::int64_t kPanelInCache = 384 << 10;  // a panel up to this size stays in L2 as a whole
 constexpr std::int64_t kDepthInCache = 2048;       // else it is walked in slices of this many k (256 KiB)
-constexpr std::int64_t kPrefetch =
-    16 * 2 * kPanel;  // elements ahead: 4 KiB, past the hardware prefetcher's page
+// Elements to fetch ahead. Weights: 4 KiB, past the page where hardware prefetchers stop. Inputs: four cache
+// lines; six rows a stride apart are too many short streams for them.
+constexpr std::int64_t kWeightsAhead = 16 * 2 * kPanel;
+constexpr std::int64_t kInputAhead = 128;
 
-// acc[R][64] (+)= x[R rows][2 pairs] w[pairs][64][2]: one chain per element, continued when `resume`.
+// acc[R][64] (+)= x[R rows][2 pairs] w[pairs][64][2]: one chain per element, continued when
+// `resume`. `cold`: these weights are read for the first time, so fetch them ahead.
 template <int R>
-void chain(const bf16* x, std::int64_t x_stride, const bf16* w, std::int64_t pairs, bool resume, float* acc) {
+void chain(const bf16* x, std::int64_t x_stride, const bf16* w, std::int64_t pairs, bool resume, bool cold,
+           float* acc) {
   __m512 sum[R][4];
   for (int r = 0; r < R; ++r) {
     for (int j = 0; j < 4; ++j)
       sum[r][j] = resume ? _mm512_load_ps(acc + r * kPanel + 16 * j) : _mm512_setzero_ps();
   }
   for (std::int64_t p = 0; p < pairs; ++p, w += 2 * kPanel) {
-    if constexpr (R <= 3) {  // few rows: bound by the stream of weights
-      for (int line = 0; line < 4; ++line)
-        _mm_prefetch(reinterpret_cast<const char*>(w + kPrefetch + 32 * line), _MM_HINT_T0);
+    if (cold) {
+      for (int j = 0; j < 4; ++j) prefetch(w + kWeightsAhead + 32 * j);
+    }
+    if (p % 16 == 0) {  // a new cache line of x
+      for (int r = 0; r < R; ++r) prefetch(x + r * x_stride + 2 * p + kInputAhead);
     }
     __m512bh weights[4];
     for (int j = 0; j < 4; ++j) weights[j] = load_pairs(w + 32 * j);
@@ -41,7 +47,7 @@ void chain(const bf16* x, std::int64_t x_stride, const bf16* w, std::int64_t pai
   }
 }
 
-using Chain = void (*)(const bf16*, std::int64_t, const bf16*, std::int64_t, bool, float*);
+using Chain = void (*)(const bf16*, std::int64_t, const bf16*, std::int64_t, bool, bool, float*);
 constexpr Chain kChains[kTileRows + 1] = {nullptr,  chain<1>, chain<2>, chain<3>,
                                           chain<4>, chain<5>, chain<6>};
 
@@ -64,7 +70,7 @@ void shard_sum(const GemmBlock& b, const RowGroup& g, int s, float* acc) {
       const int first = g.rows * tile / g.tiles;
       const int rows = g.rows * (tile + 1) / g.tiles - first;
       kChains[rows](b.x + (g.row + first) * b.x_stride + k, b.x_stride, b.panel + k * kPanel, depth / 2,
-                    k > begin, acc + first * kPanel);
+                    k > begin, g.row + first == 0, acc + first * kPanel);
     }
   }
 }
@@ -113,14 +119,18 @@ void gemm(const GemmBlock& b) {
 
 double multiply(std::int64_t iterations) {
   __m512 sum[24];
-  for (auto& s : sum) s = _mm512_setzero_ps();
+#pragma GCC unroll 24
+  for (int j = 0; j < 24; ++j)
+    sum[j] = _mm512_set1_ps(static_cast<float>(j));  // different, or one chain would do for all
   __m512bh x = broadcast_bits(0x3f803f80U);
   __m512bh w = x;
   for (std::int64_t i = 0; i < iterations; ++i) {
-    for (auto& s : sum) s = _mm512_dpbf16_ps(s, x, w);
+#pragma GCC unroll 24
+    for (int j = 0; j < 24; ++j) sum[j] = _mm512_dpbf16_ps(sum[j], x, w);
     asm volatile("" : "+v"(x), "+v"(w));  // a product the compiler cannot know is computed every time
   }
-  for (auto& s : sum) asm volatile("" : : "v"(s));
+#pragma GCC unroll 24
+  for (int j = 0; j < 24; ++j) asm volatile("" : : "v"(sum[j]));
   return static_cast<double>(iterations) * 24 * 16 * 2 * 2;
 }
 

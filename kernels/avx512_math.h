@@ -23,6 +23,10 @@ static inline __m512bh broadcast_pair(const void* p) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(bits));
 }
 
+static inline void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+
 static inline __mmask16 tail_mask(std::int64_t left) {
   return left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1U << left) - 1);
 }

@@ -152,7 +152,7 @@ namespace {
 // Logits stream from memory or a far cache once; the hardware prefetcher alone leaves half of the bandwidth
 // unused.
 void fetch_ahead(const float* x) {
-  _mm_prefetch(reinterpret_cast<const char*>(x + 512), _MM_HINT_T0);
+  prefetch(x + 512);
 }
 
 }  // namespace

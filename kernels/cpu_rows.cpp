@@ -107,8 +107,8 @@ void CpuBackend::silu_mul(MatrixView<const float> gate, MatrixView<const float> 
 }
 
 void CpuBackend::add(MatrixView<const float> x, MatrixView<float> y) {
-  const MatrixView<const float> given{x.data, x.rows, x.cols, x.stride == 0 ? x.cols : x.stride};
-  check_shape("add", "x", given, y.rows, y.cols);
+  const std::int64_t stride = x.stride == 0 ? x.cols : x.stride;  // 0: one row onto every row
+  check_shape("add", "x", MatrixView<const float>{x.data, x.rows, x.cols, stride}, y.rows, y.cols);
   for_each_tile("kernels::add", threads_, y.rows, elements(y) * kStreaming,
                 [&](int, std::int64_t r) { kernels_.add(x.row(r), y.cols, y.row(r)); });
 }

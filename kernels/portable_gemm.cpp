@@ -28,10 +28,10 @@ void chain(const bf16* x, std::int64_t x_stride, const bf16* panel, std::int64_t
     std::uint32_t w[kLanes];
     std::memcpy(w, panel + k * kPanel + 2 * first, sizeof w);
     for (int r = 0; r < R; ++r) {
-      const float x0 = static_cast<float>(x[r * x_stride + k]);
-      const float x1 = static_cast<float>(x[r * x_stride + k + 1]);
-      for (int j = 0; j < kLanes; ++j) sum[r][j] += x0 * low(w[j]);
-      for (int j = 0; j < kLanes; ++j) sum[r][j] += x1 * high(w[j]);
+      std::uint32_t pair;  // one load: from two, GCC 12 makes a vector load of rows that do not exist
+      std::memcpy(&pair, x + r * x_stride + k, sizeof pair);
+      for (int j = 0; j < kLanes; ++j) sum[r][j] += low(pair) * low(w[j]);
+      for (int j = 0; j < kLanes; ++j) sum[r][j] += high(pair) * high(w[j]);
     }
   }
   for (int r = 0; r < R; ++r) std::memcpy(acc[r] + first, sum[r], sizeof sum[r]);

@@ -198,6 +198,26 @@ TEST_P(Gemm, SiluMulIsTheProductThenTheActivation) {
   }
 }
 
+TEST_P(Gemm, ReadsNothingBehindItsInputs) {
+  for (const auto& [m, k] : {std::array{1, 2}, {2, 30}, {7, 126}, {65, 608}, {97, 4864}}) {
+    const auto x = random_bf16(m, k, 24);
+    const auto w = random_bf16(70, k, 25);
+    const PackedMatrix copy = packed(*backend_, w);
+    const std::size_t bytes = backend_->packed_bytes(70, k);
+    const Guarded<bf16> guarded_x(x.data);
+    const Guarded<bf16> guarded_w({copy.data(), copy.data() + bytes / sizeof(bf16)});
+    const Guarded<float> guarded_y(std::vector<float>(m * 70));
+    const PackedMatrix own =
+        backend_->make_packed(70, k, {reinterpret_cast<std::byte*>(guarded_w.data()), bytes});
+    const MatrixView<float> y{guarded_y.data(), m, 70};
+    backend_->gemm({guarded_x.data(), m, k}, own, y);
+    Host<float> expected(m, 70);
+    backend_->gemm(x.view(), copy, expected.view());
+    EXPECT_TRUE(same_bits(y.data, expected.data.data(), m * 70)) << m << " x " << k;
+    backend_->gemm_reduced({guarded_x.data(), m, k}, own, even_bounds(k, 8), y);
+  }
+}
+
 TEST_P(Gemm, PacksInAnyOrderAndIntoForeignMemory) {
   const auto w = random_bf16(150, 24, 21);
   const PackedMatrix own = packed(*backend_, w);

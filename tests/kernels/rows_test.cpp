@@ -80,6 +80,38 @@ TEST_P(Rows, AddIsExact) {
   for (std::size_t i = 0; i < y.data.size(); ++i) EXPECT_EQ(y.data[i], before.data[i] + x.data[i]);
 }
 
+TEST_P(Rows, OneRowIsAddedOntoAllWithStrideZero) {
+  const auto x = random_floats(1, 77, 15);
+  auto y = random_floats(6, 77, 16);
+  const auto before = y;
+  backend_->add({x.data.data(), 6, 77, 0}, y.view());
+  for (int r = 0; r < 6; ++r) {
+    for (int c = 0; c < 77; ++c) EXPECT_EQ(y(r, c), before(r, c) + x.data[c]);
+  }
+}
+
+TEST_P(Rows, ReadNothingBehindTheirInputs) {
+  for (const int n : kWidths) {
+    const Guarded<float> x(random_floats(3, n, 17).data);
+    const Guarded<float> weight(random_floats(1, n, 18).data);
+    const Guarded<float> sum(random_floats(3, n, 19).data);
+    const Guarded<bf16> y(std::vector<bf16>(3 * n));
+    backend_->rms_norm({x.data(), 3, n}, weight.data(), 1e-6F, {y.data(), 3, n});
+    backend_->silu_mul({x.data(), 3, n}, {sum.data(), 3, n}, {y.data(), 3, n});
+    backend_->to_bf16({x.data(), 3, n}, {y.data(), 3, n});
+    backend_->add({x.data(), 3, n}, {sum.data(), 3, n});
+    const std::array<std::int64_t, 2> bounds{0, n};
+    std::array<TokenId, 3> ids{};
+    std::array<float, 3> maxima{};
+    Host<float> sums(3, 1, kNaN);
+    backend_->argmax({x.data(), 3, n}, ids.data(), maxima.data());
+    backend_->sum_exp({x.data(), 3, n}, maxima.data(), bounds, sums.view());
+    Host<TokenId> best(3, 1);
+    backend_->top_k({x.data(), 3, n}, 1, best.view(), sums.view());
+    EXPECT_EQ(std::vector<TokenId>(ids.begin(), ids.end()), best.data) << n << " columns";
+  }
+}
+
 TEST_P(Rows, EmbedTakesRowsAndZeroesForeignIds) {
   const auto table = random_bf16(100, 48, 10);
   const PackedMatrix w = packed(*backend_, table);

@@ -16,7 +16,8 @@ INSTANTIATE_TEST_SUITE_P(Sets, Sampling, ::testing::ValuesIn(available_kernel_se
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// x - maximum is rounded at magnitude 20 (1e-6 in the exponential), and each lane adds up to 1,000 terms of one sign.
+// x - maximum is rounded at magnitude 20 (1e-6 in the exponential), and each lane adds up to 1,000 terms of
+// one sign.
 constexpr double kSumTolerance = 4e-6;
 
 // Logits with many ties, as bf16 weights produce.

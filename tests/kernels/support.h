@@ -3,7 +3,10 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -75,6 +78,31 @@ template <class T>
   }
   return ::testing::AssertionSuccess();
 }
+
+// A copy that ends where the readable memory ends: a kernel that reads one element too many crashes.
+template <class T>
+class Guarded {
+ public:
+  explicit Guarded(const std::vector<T>& data) {
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const std::size_t used = (data.size() * sizeof(T) + page - 1) / page * page;
+    bytes_ = used + page;
+    base_ = static_cast<std::byte*>(
+        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ::mprotect(base_ + used, page, PROT_NONE);
+    data_ = reinterpret_cast<T*>(base_ + used) - data.size();
+    std::copy(data.begin(), data.end(), data_);
+  }
+  ~Guarded() { ::munmap(base_, bytes_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  std::byte* base_;
+  std::size_t bytes_;
+  T* data_;
+};
 
 // || a - reference || / || reference ||; NaN anywhere gives NaN, which no bound accepts.
 template <class T>
