@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <random>
+
 #include "core/check.h"
 #include "model_files/model_dir.h"
 
@@ -200,6 +203,35 @@ TEST(Config, RefusesNonsenseByName) {
   expect_refused(with(llama(), {{"head_dim", 15}}), "head_dim");
   expect_refused(with(llama(), {{"rms_norm_eps", "small"}}), "rms_norm_eps");
   expect_refused(with(llama(), {{"attention_bias", 1}}), "attention_bias");
+}
+
+TEST(Config, WholeNumbersMayBeWrittenAsFloats) {
+  EXPECT_EQ(read(with(llama(), {{"hidden_size", 64.0}})).shape.hidden, 64);
+}
+
+// Damaged text is read or refused, nothing else.
+TEST(Config, SurvivesDamage) {
+  const json rope = {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 128}};
+  const std::string good = with(llama(), {{"rope_scaling", rope}, {"eos_token_id", {2, 3}}}).dump();
+  TempDir directory;
+  std::mt19937 random(3);
+  int refused = 0;
+  for (int round = 0; round < 1000; ++round) {
+    std::string bad = good;
+    for (auto flips = 1 + random() % 3; flips > 0; --flips)
+      bad[random() % bad.size()] = "0123456789-.eE\"{}[],:xyz"[random() % 24];
+    directory.write("config.json", bad);
+    try {
+      const ModelConfig c = read_model_config(directory.path());
+      EXPECT_EQ(c.shape.heads % c.shape.kv_heads, 0);
+      for (const float f : rope_frequencies(c.rope, c.shape.head_dim, 1000).inverse)
+        EXPECT_TRUE(std::isfinite(f));
+    } catch (const BadInput& e) {
+      EXPECT_NE(std::string(e.what()).find("config.json"), std::string::npos) << e.what();
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 300);
 }
 
 TEST(Config, BrokenFiles) {

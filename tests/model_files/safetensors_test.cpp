@@ -122,7 +122,7 @@ TEST(Safetensors, SurvivesDamage) {
   int refused = 0;
   for (int round = 0; round < 2000; ++round) {
     std::string bad = good;
-    for (unsigned flips = 1 + random() % 4; flips > 0; --flips)
+    for (auto flips = 1 + random() % 4; flips > 0; --flips)
       bad[random() % bad.size()] = static_cast<char>(random());
     if (round % 3 == 0) bad.resize(random() % bad.size());
     try {
