@@ -443,6 +443,7 @@ Dataset File::create(const std::string& name, const ColumnSpec& spec) {
   const std::size_t element = H5Tget_size(type.get());
   if (spec.store != Store::string)
     chunk[0] = std::max<std::uint64_t>(kChunkBytes / element / std::max<std::uint64_t>(spec.width, 1), 1);
+  if (spec.first > 0) chunk[0] = std::min<std::uint64_t>(chunk[0], spec.first);
   if (spec.width > 0) {
     shape.push_back(spec.width);
     limit.push_back(spec.width);

@@ -40,9 +40,10 @@ enum class Store : std::uint8_t { int8, int32, int64, uint64, float32, float64, 
 
 struct ColumnSpec {
   Store store = Store::int32;
-  std::uint64_t rows = 0;        // initial extent; grows by append
-  std::uint64_t width = 0;       // 0: [rows]; else [rows, width]
-  int deflate = 0;               // 1..9, with byte shuffle; not for strings
+  std::uint64_t rows = 0;   // initial extent; grows by append
+  std::uint64_t first = 0;  // rows that come first: a small column gets a chunk of its size; 0: not known
+  std::uint64_t width = 0;  // 0: [rows]; else [rows, width]
+  int deflate = 0;          // 1..9, with byte shuffle; not for strings
   std::optional<double> fill{};  // what rows hold that are never written
 };
 

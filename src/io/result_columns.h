@@ -2,6 +2,8 @@
 // The datasets of a result file, filled row by row through buffers of bounded size.
 #pragma once
 
+#include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,17 +28,28 @@ class ResultColumns {
   std::uint64_t tokens() const { return total_tokens_; }
 
  private:
-  // One dataset and the rows that wait for it.
+  // One dataset and the rows that wait for it. It is created when the first rows are written, because their
+  // number tells whether it is a small one.
   template <class T>
   struct Column {
-    h5::Dataset data;
+    h5::File* file = nullptr;
+    std::string name;
+    h5::ColumnSpec spec;
+    std::optional<h5::Dataset> created;
     std::vector<T> waiting;
 
-    void open(h5::File& file, const std::string& name, h5::Store store, int deflate,
+    void open(h5::File& file_, const std::string& name_, h5::Store store, int deflate,
               std::uint64_t width = 0) {
-      data = file.create("/results/" + name, {.store = store, .width = width, .deflate = deflate});
+      file = &file_;
+      name = "/results/" + name_;
+      spec = {.store = store, .width = width, .deflate = deflate};
     }
     void flush() {
+      if (!created) {
+        spec.first = waiting.size() / std::max<std::uint64_t>(spec.width, 1);
+        created = file->create(name, spec);
+      }
+      h5::Dataset& data = *created;
       if constexpr (std::is_same_v<T, std::string>) {
         data.append_strings(waiting);
       } else {

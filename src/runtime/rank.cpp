@@ -161,8 +161,9 @@ class Rank {
     progress_.tick(counters_, 0, now(), true);
     world_.barrier();
     progress_.tick(counters_, 0, now(), true);
+    const double seconds = seconds_since(loop);
     finish_counters();
-    record_run(world_.min(complete ? 1 : 0) == 1, seconds_since(loop));
+    record_run(world_.min(complete ? 1 : 0) == 1, seconds);
   }
 
  private:

@@ -13,6 +13,11 @@ namespace {
 
 using OrderedJson = nlohmann::ordered_json;
 
+// minja adds where in the template it was, with the source around it: not for a row's reason.
+std::string own_words(std::string_view message) {
+  return std::string(message.substr(0, std::min(message.find(" at row "), message.find('\n'))));
+}
+
 // Put behind the last message and looked for in the rendered text: what follows it is the template's, and is
 // cut off.
 constexpr std::string_view kContinueTag = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -215,7 +220,7 @@ std::string ChatTemplate::render(std::string_view messages_json, std::string_vie
   try {
     text = entry.root->render(impl_->context(messages, extra));
   } catch (const std::exception& e) {
-    throw BadInput(fmt::format("chat template: {}", e.what()));
+    throw BadInput(fmt::format("chat template: {}", own_words(e.what())));
   }
   return continues ? cut_at_tag(text) : text;
 }
