@@ -152,8 +152,11 @@ class Rank {
 
   void run() {
     record_run(false, 0.0);  // from now on the journal knows of this start, whatever happens
+    const WorkPlan plan = make_work_plan(prompts_, world_);
+    parallel::WorkQueue queue(world_,
+                              plan.units.size());  // freed by all ranks together, so not before all are done
     const Clock::time_point loop = Clock::now();
-    const bool complete = run_engine();
+    const bool complete = run_engine(plan, queue);
     journal_.close();
     const double busy = seconds_since(loop);
     world_.wait_for_all([this] { progress_.tick(counters_, 0, now()); });
@@ -185,13 +188,11 @@ class Rank {
     return model;
   }
 
-  bool run_engine() {
+  bool run_engine(const WorkPlan& plan, parallel::WorkQueue& queue) {
     const Job& job = start_.job;
     ModelExecutor executor(*model_);
     scheduler::Scheduler scheduler(scheduler_options(job, files_.config, executor.capacity(), limits_));
     const Preparer preparer(tokenizer_, chat_, files_.config.shape.vocab);
-    const WorkPlan plan = make_work_plan(prompts_, world_);
-    parallel::WorkQueue queue(world_, plan.units.size());
     const auto ahead =
         static_cast<std::size_t>(std::clamp<std::int64_t>(job.schedule.max_sequences, 16, 256));
     Intake intake(prompts_, preparer, committed_, plan, queue, ahead);
