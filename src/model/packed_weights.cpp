@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/reduction.h"
+#include "kernels/team.h"
 
 namespace nightshift::model {
 
@@ -158,13 +159,16 @@ void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
 
 void PackedWeights::store_gate_up(LayerWeights& layer, bool up, std::int64_t first_row,
                                   kernels::MatrixView<const bf16> rows) {
-  for (std::int64_t done = 0;
-       done < rows.rows;) {  // runs of rows that stay together in the interleaved matrix
-    const std::int64_t row = first_row + done;
-    const std::int64_t count = std::min(kMlpUnit - row % kMlpUnit, rows.rows - done);
-    backend_.pack_rows(layer.gate_up, kernels::gate_up_row(row, up), rows.rows_from(done, count));
-    done += count;
-  }
+  // Runs of rows that stay together in the interleaved matrix; every run is another panel's half.
+  const std::int64_t first_run = first_row / kMlpUnit, last_row = first_row + rows.rows;
+  const std::int64_t runs = (last_row + kMlpUnit - 1) / kMlpUnit - first_run;
+  const double nanoseconds = 0.5 * static_cast<double>(rows.rows) * static_cast<double>(rows.cols);
+  kernels::for_each_tile("model::pack", backend_.threads(), runs, nanoseconds, [&](int, std::int64_t run) {
+    const std::int64_t begin = std::max(first_row, (first_run + run) * kMlpUnit);
+    const std::int64_t end = std::min(last_row, (first_run + run + 1) * kMlpUnit);
+    backend_.pack_rows(layer.gate_up, kernels::gate_up_row(begin, up),
+                       rows.rows_from(begin - first_row, end - begin));
+  });
 }
 
 }  // namespace nightshift::model
