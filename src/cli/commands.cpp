@@ -40,19 +40,20 @@ std::vector<std::string> option_names(const CLI::App& command) {
 [[noreturn]] void refuse(const CLI::App& app, const CLI::ParseError& error) {
   const std::vector<CLI::App*> chosen = const_cast<CLI::App&>(app).get_subcommands();
   const CLI::App& command = chosen.empty() ? app : *chosen.front();
-  const std::string name = chosen.empty() ? "nightshift" : "nightshift " + command.get_name();
-  const std::string remedy = fmt::format("see {} --help", name);
+  const std::string name = chosen.empty() ? "" : command.get_name();
+  const std::string where = chosen.empty() ? "" : name + ": ";
+  const std::string remedy = fmt::format("see nightshift {}{}--help", name, chosen.empty() ? "" : " ");
   const std::vector<std::string> rest = app.remaining(true);
   const auto option = std::find_if(rest.begin(), rest.end(), [](const std::string& word) {
     return word.size() > 1 && word.front() == '-';
   });
   if (option != rest.end()) {
     const std::string word = option->substr(0, option->find('='));
-    throw BadInput(fmt::format("{}: unknown option {}", name, word),
+    throw BadInput(fmt::format("{}unknown option {}", where, word),
                    did_you_mean(nearest_name(word, option_names(command))) + remedy);
   }
-  if (!rest.empty()) throw BadInput(fmt::format("{}: unexpected argument {}", name, rest.front()), remedy);
-  throw BadInput(fmt::format("{}: {}", name, error.what()), remedy);
+  if (!rest.empty()) throw BadInput(fmt::format("{}unexpected argument {}", where, rest.front()), remedy);
+  throw BadInput(fmt::format("{}{}", where, error.what()), remedy);
 }
 
 }  // namespace

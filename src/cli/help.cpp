@@ -10,7 +10,8 @@ namespace {
 
 Exit show(const CLI::App& app, const std::string& topic) {
   if (topic.empty()) {
-    std::cout << app.help();
+    // Not app.help(): that would show the command in use, which is this one.
+    std::cout << app.get_formatter()->make_help(&app, app.get_name(), CLI::AppFormatMode::Normal);
   } else if (topic == "job") {
     std::cout << job_keys_text();
   } else {
