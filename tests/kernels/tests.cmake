@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+add_test(NAME kernels COMMAND kernels_test)
+set_tests_properties(kernels PROPERTIES LABELS unit ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false")
+
+# Files compiled for AVX-512 must not define symbols that the linker may pick for the whole program.
+add_test(NAME kernels_no_shared_symbols
+  COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DLIBRARY=$<TARGET_FILE:nightshift_kernels>
+          -P ${CMAKE_SOURCE_DIR}/tests/kernels/no_shared_symbols.cmake)
+set_tests_properties(kernels_no_shared_symbols PROPERTIES LABELS unit)
