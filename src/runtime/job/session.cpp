@@ -271,7 +271,7 @@ Job Session::read_job() const {
   return job_from_json(read_text(dir_ / "job.json"));
 }
 void Session::write_status(const Status& status) const {
-  write_atomically(dir_ / "status.json", status.to_json());
+  write_atomically(dir_ / "status.json", status.to_json(), false);
 }
 
 std::optional<Status> Session::read_status() const {
@@ -296,7 +296,7 @@ std::vector<RunRecord> Session::read_runs() const {
   return runs;
 }
 
-void write_atomically(const fs::path& file, const std::string& text) {
+void write_atomically(const fs::path& file, const std::string& text, bool durable) {
   fs::path temporary = file;
   temporary += fmt::format(".{}.tmp", ::getpid());
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -309,7 +309,7 @@ void write_atomically(const fs::path& file, const std::string& text) {
     ::close(fd);
     throw;
   }
-  const bool synced = ::fsync(fd) == 0;
+  const bool synced = !durable || ::fsync(fd) == 0;
   if (::close(fd) != 0 || !synced || std::rename(temporary.c_str(), file.c_str()) != 0) {
     throw Error(fmt::format("cannot replace {}: {}", file.string(), std::strerror(errno)));
   }

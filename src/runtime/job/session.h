@@ -152,6 +152,8 @@ class Session {
 };
 
 // Replaces a file so that a reader sees the old or the new text, never a part, whatever happens in between.
-void write_atomically(const std::filesystem::path& file, const std::string& text);
+// `durable`: synced before it gets its name; a status that is replaced every second need not survive a crash,
+// and the engine need not wait for a disk.
+void write_atomically(const std::filesystem::path& file, const std::string& text, bool durable = true);
 
 }  // namespace nightshift::runtime
