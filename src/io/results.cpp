@@ -209,4 +209,15 @@ ResultSummary write_results(const std::string& path, const PromptReader& prompts
   return summary;
 }
 
+std::uint64_t remove_leftovers(const std::string& path) {
+  const std::string prefix = std::filesystem::path(path).filename().string() + ".tmp-";
+  std::uint64_t removed = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_of(path))) {
+    std::error_code ignored;  // somebody else may have removed it
+    if (!entry.path().filename().string().starts_with(prefix)) continue;
+    removed += std::filesystem::remove(entry.path(), ignored) ? 1 : 0;
+  }
+  return removed;
+}
+
 }  // namespace nightshift::io

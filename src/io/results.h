@@ -55,4 +55,8 @@ struct ResultOptions {
 ResultSummary write_results(const std::string& path, const PromptReader& prompts, const JournalIndex& index,
                             const ResultOptions& options = {});
 
+// Removes unfinished files under temporary names that killed runs left beside PATH; returns how many. Only
+// under the job's lock: another writer's file looks the same.
+std::uint64_t remove_leftovers(const std::string& path);
+
 }  // namespace nightshift::io

@@ -205,6 +205,17 @@ TEST(Results, ARecordThatWentBadIsFoundBeforeItIsPublished) {
   }
 }
 
+TEST(Results, LeftoversOfKilledRunsAreRemoved) {
+  const Job job(1);
+  for (const char* name :
+       {"answers.h5.tmp-host-12", "answers.h5.tmp-other-7", "answers.h5", "better.h5.tmp-host-12"}) {
+    test::spill(job.scratch.path(name), "x");
+  }
+  EXPECT_EQ(remove_leftovers(job.output), 2u);
+  EXPECT_TRUE(std::filesystem::exists(job.output));
+  EXPECT_TRUE(std::filesystem::exists(job.scratch.path("better.h5.tmp-host-12")));
+}
+
 TEST(Results, AFullDiskLeavesTheOldResultAlone) {
   const Job job(20000);
   fill(job, 20000);
