@@ -80,7 +80,7 @@ void ResultColumns::add(const RowId& id, const ResultRecord& record) {
   const auto per_token =
       sizeof(TokenId) + sizeof(float) + static_cast<std::size_t>(top_k_) * sizeof(TokenLogprob);
   waiting_bytes_ += 128 + record.text.size() + record.error.size() + record.tokens.size() * per_token;
-  if (waiting_bytes_ > kMaxWaiting) flush();
+  if (waiting_bytes_ > kMaxWaiting) flush(false);
 }
 
 // A row that brings fewer log-probabilities than the file has room for leaves NaN and -1.
@@ -117,9 +117,13 @@ void ResultColumns::for_each_column(const Visit& visit) {
   if (top_k_ > 0) visit(top_tokens_), visit(top_logprobs_);
 }
 
-void ResultColumns::flush() {
-  for_each_column([](auto& column) { column.flush(); });
+void ResultColumns::flush(bool last) {
+  for_each_column([last](auto& column) { column.flush(last); });
   waiting_bytes_ = 0;
+}
+
+void ResultColumns::finish() {
+  flush(true);
 }
 
 }  // namespace nightshift::io

@@ -23,13 +23,13 @@ class ResultColumns {
   ResultColumns(h5::File& file, bool text_ids, const ResultOptions& options);
 
   void add(const RowId& id, const ResultRecord& record);
-  void flush();  // writes what is buffered
+  void finish();  // writes what is still buffered
   std::uint64_t rows() const { return rows_; }
   std::uint64_t tokens() const { return total_tokens_; }
 
  private:
-  // One dataset and the rows that wait for it. It is created when the first rows are written, because their
-  // number tells whether it is a small one.
+  // One dataset and the rows that wait for it. It is created with the first write: if that is the last one as
+  // well, the dataset is small and gets a chunk of its size. A first block of few but long rows says nothing.
   template <class T>
   struct Column {
     h5::File* file = nullptr;
@@ -44,9 +44,9 @@ class ResultColumns {
       name = "/results/" + name_;
       spec = {.store = store, .width = width, .deflate = deflate};
     }
-    void flush() {
+    void flush(bool last) {
       if (!created) {
-        spec.first = waiting.size() / std::max<std::uint64_t>(spec.width, 1);
+        if (last) spec.first = waiting.size() / std::max<std::uint64_t>(spec.width, 1);
         created = file->create(name, spec);
       }
       h5::Dataset& data = *created;
@@ -59,6 +59,7 @@ class ResultColumns {
     }
   };
 
+  void flush(bool last);
   void add_logprobs(const ResultRecord& record);
   template <class Visit>
   void for_each_column(const Visit& visit);

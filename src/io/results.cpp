@@ -58,7 +58,7 @@ class Assembler {
 
   void finish(std::uint64_t rows) {
     cancel_until(rows, 0);
-    columns_.flush();
+    columns_.finish();
   }
 
   ResultSummary& summary() { return summary_; }

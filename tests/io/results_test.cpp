@@ -205,6 +205,28 @@ TEST(Results, ARecordThatWentBadIsFoundBeforeItIsPublished) {
   }
 }
 
+TEST(Results, SmallFilesHaveSmallChunksAndLongRowsDoNot) {
+  const auto chunk_of = [](const Job& job, const char* name) {
+    return h5::File::open(job.output).dataset(std::string("/results/") + name).info().chunk.at(0);
+  };
+  const Job small(10), long_rows(20);
+  fill(small, 10);
+  EXPECT_LT(small.write().bytes, 100u << 10);
+  EXPECT_EQ(chunk_of(small, "prompt_tokens"), 10u);
+  {
+    ResultJournal journal(long_rows.journals, 0, kJob);
+    for (PromptRow row = 0; row < 20; ++row) {
+      ResultRecord record = make_record(0);
+      record.row = row;
+      record.text.assign(1u << 20, 'x');  // written in blocks of some eight rows
+      journal.append(record);
+    }
+    journal.close();
+  }
+  long_rows.write();
+  EXPECT_EQ(chunk_of(long_rows, "prompt_tokens"), 1u << 18);
+}
+
 TEST(Results, LeftoversOfKilledRunsAreRemoved) {
   const Job job(1);
   for (const char* name :
