@@ -77,7 +77,7 @@ void shard_sum(const GemmBlock& b, const RowGroup& g, int s, float* acc) {
 
 __mmask16 columns_mask(int cols, int j) {
   const int left = cols - 16 * j;
-  return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1U << left) - 1);
+  return left <= 0 ? __mmask16{0} : tail_mask(left);
 }
 
 void store_row(const GemmBlock& b, const float* acc, std::int64_t at) {
