@@ -21,6 +21,9 @@ from tokenizers import Tokenizer
 import families
 
 
+COLUMNS = (("varied", 9), ("sweep", 9), ("long", 7), ("decode", 9), ("panics", 11))
+
+
 class Tool:
     def __init__(self, program, directory):
         self.process = subprocess.Popen([program, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
@@ -69,12 +72,14 @@ def run(tool, reference, name, data, count, show):
         "sweep": list(families.sweep()),
         "long": families.long_runs(),
     }
-    wrong, totals, all_ids = 0, {}, []
+    wrong, panics, totals, all_ids = 0, 0, {}, []
     for group, strings in groups.items():
         special = [i % 2 == 0 for i in range(len(strings))]
         ours = tool.ask([{"encode": s, "special": a} for s, a in zip(strings, special)])
-        theirs = [reference.encode(s, add_special_tokens=a).ids for s, a in zip(strings, special)]
-        bad = [(s, o, t) for s, o, t in zip(strings, ours, theirs) if o != t]
+        theirs = [families.encode_or_none(reference, s, a) for s, a in zip(strings, special)]
+        bad = [(s, o, t) for s, o, t in zip(strings, ours, theirs) if t is not None and o != t]
+        panics += theirs.count(None)
+        theirs = [ids for ids in theirs if ids is not None]
         for s, o, t in bad[:show]:
             print(f"  {name} {group}: {s[:200]!r}\n    ours   {str(o)[:300]}\n    theirs {str(t)[:300]}")
         wrong += len(bad)
@@ -95,7 +100,7 @@ def run(tool, reference, name, data, count, show):
             if show > 0:
                 show -= 1
                 print(f"  {name} decode {request}: ours {text!r}, streamed {pieces!r}, theirs {theirs!r}")
-    return totals | {"decode": len(all_ids)}, wrong
+    return totals | {"decode": len(all_ids), "panics": panics}, wrong
 
 
 def main():
@@ -110,7 +115,7 @@ def main():
     for folder in args.models:
         cases |= {f"real:{name}": (lambda data=data: data) for name, data in families.real_tokenizers(folder)}
     failed = 0
-    print(f"{'tokenizer':24}{'varied':>9}{'sweep':>9}{'long':>7}{'decode':>9}{'differ':>9}{'seconds':>9}")
+    print(f"{'tokenizer':24}{'varied':>9}{'sweep':>9}{'long':>7}{'decode':>9}{'HF panics':>11}{'differ':>9}{'seconds':>9}")
     for name, make in cases.items():
         if args.only and name not in args.only:
             continue
@@ -122,7 +127,7 @@ def main():
             failed += 1
             continue
         failed += wrong
-        counts = "".join(f"{totals[k]:>{w}}" for k, w in (("varied", 9), ("sweep", 9), ("long", 7), ("decode", 9)))
+        counts = "".join(f"{totals[k]:>{w}}" for k, w in COLUMNS)
         print(f"{name:24}{counts}{wrong:>9}{time.time() - begin:>9.1f}", flush=True)
     sys.exit(1 if failed else 0)
 

@@ -48,6 +48,8 @@ def normalization_sets():
             pair = "".join(chr(int(p, 16)) for p in parts)
             if nfc(pair) == ch:
                 seconds.add(int(parts[1], 16))
+            elif unicodedata.normalize("NFC", pair) == ch:
+                inert.update(map(ord, pair))
         ours = [unicodedata.normalize("NFD", s) for s in (ch, "a" + ch + "\u0334", "a\u0345" + ch)]
         theirs = [nfd(s) for s in (ch, "a" + ch + "\u0334", "a\u0345" + ch)]
         compatible = unicodedata.normalize("NFKD", ch) == normalizers.NFKD().normalize_str(ch)
