@@ -76,6 +76,8 @@ class Bpe {
   };
   using Ids = std::unordered_map<std::string, TokenId, Hash, std::equal_to<>>;
 
+  static constexpr std::size_t kUnitPage = 256;  // characters
+
   void read_vocabulary(const Json& model);
   void read_merges(const Json& model);
   std::pair<std::string, std::string> split_merge(const std::string& line) const;

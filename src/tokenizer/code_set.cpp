@@ -46,4 +46,13 @@ bool CodeSet::add_category(std::string_view name) {
   return true;
 }
 
+void CodeSet::add_word() {
+  for (const char* part : {"L", "M", "Nd", "Nl", "Pc"}) add_category(part);
+  for (const std::uint32_t c : {0xB2u, 0xB3u, 0xB9u, 0xBCu, 0xBDu, 0xBEu}) add(c);
+  add(0x24B6, 0x24EA);  // letters in circles, and from here on in squares
+  add(0x1F130, 0x1F14A);
+  add(0x1F150, 0x1F16A);
+  add(0x1F170, 0x1F18A);
+}
+
 }  // namespace nightshift::tokenizer

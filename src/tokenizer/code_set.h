@@ -33,6 +33,7 @@ class CodeSet {
 
   // \p{name}: a general category ("Lu") or a group of them ("L"). False for names that are neither.
   bool add_category(std::string_view name);
+  void add_word();  // Oniguruma's \w: alphabetic characters, marks, digits, connectors, and six of Latin-1
 
  private:
   std::vector<std::uint64_t> words_;

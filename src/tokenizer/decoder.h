@@ -28,8 +28,6 @@ class Decoder {
   void finish(DecoderState& state, std::string& out) const;
 
  private:
-  struct Step;
-  void spell_bytes_of(std::string& token) const;
   void end_byte_run(DecoderState& state, std::string& out) const;
   void put(DecoderState& state, std::string_view text, std::string& out) const;
 

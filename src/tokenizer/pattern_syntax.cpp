@@ -244,7 +244,7 @@ class Parser {
         break;
       case 'w':
       case 'W':
-        for (const char* part : {"L", "M", "Nd", "Pc"}) set.add_category(part);
+        set.add_word();
         break;
       default:
         throw Unsupported{};

@@ -10,7 +10,9 @@
 namespace nightshift::tokenizer {
 namespace {
 
-constexpr std::string_view kWordMembers = R"(\p{L}\p{M}\p{Nd}\p{Pc})";  // Oniguruma's \w
+// Oniguruma's \w, as CodeSet::add_word has it.
+constexpr std::string_view kWordMembers =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\xb2\xb3\xb9\xbc-\xbe\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 
 class Translator {
  public:

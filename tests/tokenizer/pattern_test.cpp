@@ -9,7 +9,7 @@
 
 #include "temporary_model.h"
 #include "tokenizer/normalizer.h"
-#include "tokenizer/pcre2_syntax.h"
+#include "tokenizer/utf8.h"
 
 namespace nightshift::tokenizer {
 namespace {
@@ -49,6 +49,19 @@ TEST(Pattern, BothEnginesAgree) {
   EXPECT_GE(compared, 12);
 }
 
+TEST(Pattern, BothEnginesHaveTheSameSets) {
+  std::string all;
+  for (std::uint32_t c = 0; c < 0x110000; ++c) {
+    if (c < 0xD800 || c >= 0xE000) append_utf8(all, c);
+  }
+  for (const char* set :
+       {"\\w+", "\\W+", "\\s+", "\\S+", "\\d+", "\\p{L}+", "[\\p{P}\\p{S}]+", "[^\\p{M}\\p{N}\\s]+", ".+"}) {
+    const auto scan = compile_scan_pattern(set);
+    ASSERT_NE(scan, nullptr);
+    EXPECT_EQ(matches(*scan, all), matches(*compile_pcre2_pattern(set), all)) << set;
+  }
+}
+
 TEST(Pattern, TheFrequentOnesRunInTheScanEngine) {
   int others = 0;
   for (const auto& regex : patterns_in_use()) others += compile_scan_pattern(regex) == nullptr;
@@ -67,6 +80,8 @@ TEST(Pattern, OnigurumasMeaning) {
       {{"a|ab", "ab"}, {{0, 1}}},                 // first alternative, not the longest
       {{"\\s+(?!\\S)|\\s", "   x"}, {{0, 2}, {2, 3}}},
       {{"\\h{2}\\b", "zff f0."}, {{1, 3}, {4, 6}}},  // hexadecimal digits; PCRE2's own \h are blanks
+      {{"\\w+", "a\u00b3\u2167\u2460\u24b6\u200d"},
+       {{0, 6}, {9, 12}}},  // superscripts of Latin-1, but not circled digits
       {{".$", "ab\nc\n"}, {{1, 2}, {3, 4}}},
       {{"(?<=\\d)x", "1x x"}, {{1, 2}}},
       {{"\\p{L}+", "a\U00010D50\U0001E4D0b"}, {{0, 10}}},  // letters newer than many PCRE2 libraries
