@@ -35,6 +35,10 @@ std::recursive_mutex& library_mutex() {
 struct Library {
   std::lock_guard<std::recursive_mutex> lock{library_mutex()};
   Library() {
+    // No clean-up at exit: where a close has failed (disk full), HDF5 1.10 crashes in it, and all files of
+    // ours are closed by then. Has to come before any other call.
+    static const herr_t no_exit_handler = H5dont_atexit();
+    static_cast<void>(no_exit_handler);
     thread_local bool silenced = false;
     if (!silenced) silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   }

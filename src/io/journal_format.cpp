@@ -117,16 +117,16 @@ void check_record(const ResultRecord& r) {
 }  // namespace
 
 bool ResultRecord::same_answer(const ResultRecord& other) const {
-  const auto same_top = [](const TokenLogprob& a, const TokenLogprob& b) {
+  const auto same_bits = [](const auto& a, const auto& b) {
     return std::memcmp(&a, &b, sizeof a) == 0;  // NaN equals NaN
   };
   return row == other.row && sample == other.sample && samples == other.samples &&
          finish_reason == other.finish_reason && error == other.error && tokens == other.tokens &&
          text == other.text && prompt_tokens == other.prompt_tokens &&
-         logprobs.size() == other.logprobs.size() &&
-         std::memcmp(logprobs.data(), other.logprobs.data(), logprobs.size() * sizeof(float)) == 0 &&
+         std::equal(logprobs.begin(), logprobs.end(), other.logprobs.begin(), other.logprobs.end(),
+                    same_bits) &&
          top_k == other.top_k &&
-         std::equal(top.begin(), top.end(), other.top.begin(), other.top.end(), same_top);
+         std::equal(top.begin(), top.end(), other.top.begin(), other.top.end(), same_bits);
 }
 
 FileHeader make_file_header(std::uint64_t job, int rank) {
