@@ -141,6 +141,7 @@ def save(directory, source, config, names, weights):
     os.makedirs(new, exist_ok=True)
     tensors = {n: w.detach().bfloat16().contiguous() for n, w in zip(names, weights)}
     save_file(tensors, os.path.join(new, "model.safetensors"), metadata={"format": "pt"})
+    os.chmod(os.path.join(new, "model.safetensors"), 0o644)  # the writer keeps it to its owner
     with open(os.path.join(new, "config.json"), "w") as f:
         json.dump(config, f, indent=2)
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
