@@ -215,8 +215,12 @@ std::uint64_t read(const void* data, std::int64_t bytes) {
   for (std::int64_t i = 0; i + 256 <= bytes; i += 256) {
     for (int j = 0; j < 4; ++j) sum[j] = _mm512_add_epi64(sum[j], _mm512_loadu_si512(p + i + 64 * j));
   }
-  const __m512i total = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
-  return static_cast<std::uint64_t>(_mm512_reduce_add_epi64(total));
+  alignas(64) std::uint64_t lanes[8];
+  _mm512_store_si512(lanes,
+                     _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3])));
+  std::uint64_t total = 0;
+  for (const std::uint64_t lane : lanes) total += lane;
+  return total;
 }
 
 }  // namespace nightshift::kernels::avx512

@@ -3,6 +3,9 @@
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 target_link_libraries(nightshift_kernels PRIVATE OpenMP::OpenMP_CXX)
 
+# Optimised in debug builds too: checks stay on, but unoptimised arithmetic would make every test above this room crawl.
+target_compile_options(nightshift_kernels PRIVATE $<$<CONFIG:Debug>:-O2>)
+
 include(CheckCXXCompilerFlag)
 set(avx512_flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma
   -Wno-uninitialized -Wno-maybe-uninitialized)   # GCC 12 warns of its own intrinsics' undefined operands (bug 105593)

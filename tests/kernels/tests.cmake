@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+target_compile_options(kernels_test PRIVATE $<$<CONFIG:Debug>:-O1>)   # references in doubles, element by element
 add_test(NAME kernels COMMAND kernels_test)
 set_tests_properties(kernels PROPERTIES LABELS unit ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false")
 
