@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # End-to-end tests: the real commands on the real tiny model. Python with h5py drives and reads; 77 means it is not there.
-find_program(NIGHTSHIFT_PYTHON NAMES python3 HINTS /usr/bin NO_CMAKE_ENVIRONMENT_PATH)   # the system's: it has Debian's h5py
 function(nightshift_e2e_test name timeout)
-  add_test(NAME e2e_${name} COMMAND ${NIGHTSHIFT_PYTHON} ${CMAKE_SOURCE_DIR}/tests/e2e/${name}.py ${ARGN})
+  add_test(NAME e2e_${name} COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tests/e2e/${name}.py ${ARGN})
   set_tests_properties(e2e_${name} PROPERTIES LABELS slow TIMEOUT ${timeout} SKIP_RETURN_CODE 77 RUN_SERIAL TRUE
     ENVIRONMENT "NIGHTSHIFT_BIN=$<TARGET_FILE_DIR:nightshift>")
 endfunction()
 
-if(NIGHTSHIFT_PYTHON AND TARGET nightshift-rank)
+if(Python3_FOUND AND TARGET nightshift-rank)
   nightshift_e2e_test(geometry 600)
   nightshift_e2e_test(bad_rows 120)
   nightshift_e2e_test(resume 300)

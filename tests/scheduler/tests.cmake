@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 add_test(NAME scheduler COMMAND scheduler_test)
 set_tests_properties(scheduler PROPERTIES LABELS unit)
-find_package(Python3 QUIET COMPONENTS Interpreter)
 if(Python3_FOUND)
   add_test(NAME scheduler_reference COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/sarathi_reference.py
                                             --check ${CMAKE_CURRENT_LIST_DIR}/plans.golden)
