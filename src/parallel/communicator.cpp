@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdlib>
@@ -53,8 +54,9 @@ Communicator::Impl::Impl(MPI_Comm owned) : comm(owned) {
   NS_MPI(MPI_Comm_free(&host));
 }
 
+// Collective, so not while an error unwinds this rank alone; see SharedCounters.
 Communicator::Impl::~Impl() {
-  MPI_Comm_free(&comm);
+  if (std::uncaught_exceptions() == exceptions) MPI_Comm_free(&comm);
 }
 
 namespace {
@@ -123,7 +125,11 @@ void Communicator::broadcast(std::string& text, int root) const {
   auto length = static_cast<std::uint64_t>(text.size());
   NS_MPI(MPI_Bcast(&length, 1, MPI_UINT64_T, root, impl_->comm));
   text.resize(length);
-  NS_MPI(MPI_Bcast(text.data(), static_cast<int>(length), MPI_CHAR, root, impl_->comm));
+  constexpr std::uint64_t kPiece = 1u << 30;  // MPI counts in int
+  for (std::uint64_t at = 0; at < length; at += kPiece) {
+    const auto count = static_cast<int>(std::min(kPiece, length - at));
+    NS_MPI(MPI_Bcast(text.data() + at, count, MPI_CHAR, root, impl_->comm));
+  }
 }
 
 std::vector<std::string> Communicator::gather(std::string_view text, int root) const {

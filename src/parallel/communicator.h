@@ -4,6 +4,8 @@
 
 #include <mpi.h>
 
+#include <exception>
+
 #include "parallel/parallel.h"
 
 namespace nightshift::parallel {
@@ -14,6 +16,7 @@ struct Communicator::Impl {
   int size = 1;
   int host_rank = 0;
   int host_size = 1;
+  int exceptions = std::uncaught_exceptions();
 
   explicit Impl(MPI_Comm owned);
   ~Impl();

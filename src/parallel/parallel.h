@@ -15,6 +15,8 @@
 namespace nightshift::parallel {
 
 // MPI from the first line of main to the last. Must outlive everything else of this room. One per process.
+// What an error destroys on its way up to main is not freed, because freeing is collective: main must end in
+// abort() then.
 class Environment {
  public:
   Environment(int* argc, char*** argv);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <exception>
 #include <numeric>
 
 #include "core/check.h"
@@ -21,7 +22,10 @@ class SharedCounters {
     NS_MPI(MPI_Win_sync(window_));
     NS_MPI(MPI_Barrier(ranks));  // nobody counts before the zeros are there
   }
+  // Freeing is collective. A rank that is on its way out with an error must not wait here for ranks that wait
+  // for it elsewhere: Environment::abort ends them all.
   ~SharedCounters() {
+    if (std::uncaught_exceptions() > exceptions_) return;
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);
   }
@@ -55,6 +59,7 @@ class SharedCounters {
  private:
   MPI_Win window_ = MPI_WIN_NULL;
   std::int64_t* memory_ = nullptr;
+  int exceptions_ = std::uncaught_exceptions();
 };
 
 }  // namespace

@@ -115,5 +115,19 @@ TEST(ProgressBoard, TotalsAreSumsOfTheLatestRows) {
   EXPECT_THROW(board.publish(std::vector<std::int64_t>{1}), Error);
 }
 
+// Rank 0 meets an error while the others wait for it elsewhere: it must get away with its error, because only
+// main, above it, can end them. Freeing the queue here would wait for ever.
+TEST(WorkQueue, AnErrorOfOneRankDoesNotWaitForTheOthers) {
+  const Communicator world = Communicator::world();
+  const auto failing = [&](bool late) {
+    const Communicator own = Communicator::world();
+    WorkQueue queue(own, 1);
+    if (late) world.barrier();
+    throw Error("the disk is full");
+  };
+  EXPECT_THROW(failing(world.rank() != 0), Error);
+  if (world.rank() == 0) world.barrier();
+}
+
 }  // namespace
 }  // namespace nightshift::parallel
