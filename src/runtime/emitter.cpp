@@ -88,9 +88,13 @@ std::vector<SequenceId> Emitter::observe(const StepResult& result, double now) {
 }
 
 std::string Emitter::text_of(Active& active, const scheduler::Finished& finished) const {
-  if (!active.stop) return tokenizer_.decode(finished.output, true);
+  if (active.stop && active.stop->matcher.stopped()) return std::move(active.stop->text);
+  // The token that ended the answer is no part of its text, even where it is an ordinary word.
+  const bool ended_by_word = finished.stop_token >= 0 && !tokenizer_.is_special(finished.stop_token);
+  const std::span<const TokenId> tokens(finished.output);
+  if (ended_by_word) return tokenizer_.decode(tokens.first(tokens.size() - 1), true);
+  if (!active.stop) return tokenizer_.decode(tokens, true);
   StopSearch& search = *active.stop;
-  if (search.matcher.stopped()) return std::move(search.text);
   search.text += search.matcher.push(search.decoder.finish());
   if (!search.matcher.stopped()) search.text += search.matcher.finish();
   return std::move(search.text);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
@@ -24,6 +25,20 @@ std::uint64_t key_of(const io::RowId& id) {
   return hash;
 }
 
+// What a row brings for its template, as the template sees it: `chat_template_kwargs` are variables of their
+// own, and the last word, as in vLLM.
+std::string template_arguments(const std::string& extra_json) {
+  if (extra_json.empty()) return {};
+  auto arguments = nlohmann::ordered_json::parse(extra_json);
+  const auto found = arguments.find("chat_template_kwargs");
+  if (found == arguments.end()) return extra_json;
+  if (!found->is_object()) throw Error("chat_template_kwargs is not a JSON object");
+  const nlohmann::ordered_json variables = *found;
+  arguments.erase(found);
+  arguments.update(variables);
+  return arguments.dump();
+}
+
 }  // namespace
 
 std::vector<TokenId> Preparer::encode(const io::Prompt& prompt) const {
@@ -35,7 +50,7 @@ std::vector<TokenId> Preparer::encode(const io::Prompt& prompt) const {
     case io::PromptForm::messages:
       // The template writes the beginning-of-sequence token itself: adding it again is the classic silent
       // error.
-      return tokenizer_.encode(chat_.render(prompt.text, prompt.extra_json), false);
+      return tokenizer_.encode(chat_.render(prompt.text, template_arguments(prompt.extra_json)), false);
   }
   return {};
 }
@@ -52,6 +67,10 @@ PreparedPrompt Preparer::prepare(io::Prompt&& prompt) const {
       out.error = fmt::format("invalid_utf8: byte {}", error.byte_offset());
     } catch (const Error& error) {
       out.error = fmt::format("bad_template: {}", error.summary());
+    } catch (const std::bad_alloc&) {
+      throw;  // says something about the machine, not about the prompt
+    } catch (const std::exception& error) {
+      out.error = fmt::format("bad_template: {}", error.what());
     }
   }
   const auto alien =

@@ -5,6 +5,8 @@
 #include <array>
 #include <ctime>
 
+#include "core/check.h"
+
 namespace nightshift::runtime {
 namespace {
 
@@ -14,10 +16,10 @@ enum Counter { done, failed, running, prompt_tokens, output_tokens, kCounters };
 
 }  // namespace
 
-Progress::Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t rows,
+Progress::Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t samples,
                    std::uint64_t before, int restarts)
     : ranks_(ranks), session_(session), board_(ranks, kCounters), before_(before) {
-  status_.samples_total = rows;
+  status_.samples_total = std::max(samples, before);
   status_.ranks = ranks.size();
   status_.restarts = restarts;
   status_.host = parallel::Communicator::host_name();
@@ -43,8 +45,27 @@ void Progress::note(const std::string& state, const std::string& text, double no
   status_.note = text;
   status_.done = before_;
   status_.elapsed_seconds = now;
-  status_.updated_unix = std::time(nullptr);
-  session_.write_status(status_);
+  save();
+}
+
+void Progress::end(bool complete, double now) {
+  if (ranks_.rank() != 0) return;
+  status_.state = complete ? "finalizing" : "stopped";
+  status_.note.clear();
+  status_.running = 0;
+  status_.eta_seconds = -1.0;
+  status_.elapsed_seconds = now;
+  save();
+}
+
+// A status that cannot be written now (a file server that is away for a moment) must not end a job.
+void Progress::save() const {
+  Status status = status_;
+  status.updated_unix = std::time(nullptr);
+  try {
+    session_.write_status(status);
+  } catch (const Error&) {
+  }
 }
 
 void Progress::write(double now) {
@@ -59,9 +80,8 @@ void Progress::write(double now) {
   status_.output_tokens = total(output_tokens);
   status_.samples_total = std::max(status_.samples_total, status_.done);
   status_.elapsed_seconds = now;
-  status_.updated_unix = std::time(nullptr);
   measure_rate(status_, now);
-  session_.write_status(status_);
+  save();
 }
 
 void Progress::measure_rate(Status& status, double now) {

@@ -12,18 +12,19 @@ namespace nightshift::runtime {
 
 class Progress {
  public:
-  // Collective. `before`: samples done by earlier starts; `rows`: of the input; `started`: of this start, on
-  // the engine's clock.
-  Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t rows,
+  // Collective. `samples`: of the whole job, as far as known; `before`: of those, done by earlier starts.
+  Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t samples,
            std::uint64_t before, int restarts);
 
   // Publishes this rank's counters and, on rank 0, rewrites status.json; does nothing when called again too
   // soon, unless forced. `now`: seconds since this start.
   void tick(const RunCounters& counters, std::size_t running, double now, bool force = false);
   void note(const std::string& state, const std::string& text, double now);  // rank 0: while nothing runs yet
+  void end(bool complete, double now);  // rank 0: the last word of this start
 
  private:
   void write(double now);
+  void save() const;
   void measure_rate(Status& status, double now);
 
   const parallel::Communicator& ranks_;

@@ -11,6 +11,7 @@
 #include "core/check.h"
 #include "core/text.h"
 #include "runtime/engine.h"
+#include "runtime/job/geometry.h"
 #include "runtime/job/version.h"
 #include "runtime/model_executor.h"
 #include "runtime/progress.h"
@@ -64,22 +65,29 @@ std::uint64_t memory_line(const char* file, const char* key) {
   return 0;
 }
 
-// Blocks for every sequence to reach the longest context, as far as half of the free memory goes; never less
-// than one sequence needs, because answers must not depend on the pool.
-std::int64_t kv_blocks(const Job& job, const ModelShape& shape, std::int64_t max_context, int ranks_here) {
-  const std::int64_t per_sequence = (max_context + kKvBlockTokens - 1) / kKvBlockTokens;
+// Blocks for every sequence to reach the longest context, as far as schedule.kv_memory goes, or half of what
+// this rank's share of the free memory leaves beside weights and buffers; never less than one sequence needs,
+// because answers must not depend on the pool.
+std::int64_t kv_blocks(const Job& job, const model::ModelConfig& config, const model::StepLimits& limits,
+                       int ranks_here) {
+  const std::int64_t block = model::kv_block_bytes(config.shape);
+  const std::int64_t per_sequence = (limits.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
   const std::int64_t least = per_sequence + per_sequence / 50 + 2;  // and the watermark
-  const auto free = static_cast<double>(memory_line("/proc/meminfo", "MemAvailable:"));
-  const double automatic = std::min(free / 2 / ranks_here, 64.0 * (1 << 30));
-  const double bytes =
-      job.schedule.kv_memory ? static_cast<double>(job.schedule.kv_memory->value) : automatic;
-  const auto affordable =
-      static_cast<std::int64_t>(bytes / static_cast<double>(model::kv_block_bytes(shape)));
+  std::int64_t affordable = least;
+  if (job.schedule.kv_memory) {
+    affordable = static_cast<std::int64_t>(job.schedule.kv_memory->value) / block;
+  } else {
+    const model::MemoryNeed need = model::bytes_needed(config, limits);
+    const auto share = static_cast<std::int64_t>(available_memory()) / ranks_here;
+    const std::int64_t rest = (share - need.weights - need.step_buffers) / 2;
+    affordable = std::max(least, std::min(rest, std::int64_t{64} << 30) / block);
+  }
   if (affordable < least) {
     throw BadInput(fmt::format("schedule.kv_memory of {} holds {} tokens, less than one sequence of {}",
-                               format_bytes(bytes), affordable * kKvBlockTokens, max_context),
+                               format_bytes(static_cast<double>(job.schedule.kv_memory->value)),
+                               affordable * kKvBlockTokens, limits.max_context),
                    fmt::format("give at least {}, or lower model.max_context",
-                               format_bytes(static_cast<double>(least * model::kv_block_bytes(shape)))));
+                               format_bytes(static_cast<double>(least * block))));
   }
   return std::min(affordable, per_sequence * job.schedule.max_sequences + 2);
 }
@@ -92,7 +100,7 @@ model::StepLimits step_limits(const Job& job, const model::ModelConfig& config, 
       std::max(job.schedule.token_budget.value_or(kBudget), job.schedule.max_sequences);
   limits.max_query_tokens = static_cast<int>(budget);
   limits.max_sampled_rows = static_cast<int>(job.schedule.max_sequences);
-  limits.kv_blocks = kv_blocks(job, config.shape, limits.max_context, ranks_here);
+  limits.kv_blocks = kv_blocks(job, config, limits, ranks_here);
   return limits;
 }
 
@@ -139,7 +147,8 @@ class Rank {
         start_(share_start(session, world)),
         prompts_(session.prompts_file(start_.job).string(), start_.job.sampling),
         committed_(Committed::load(session.dir().string(), start_.fingerprint, prompts_.rows(), world)),
-        progress_(world, session, prompts_.rows(), committed_.samples(), start_.number - 1),
+        progress_(world, session, prompts_.rows() * static_cast<std::uint64_t>(start_.job.sampling.n),
+                  committed_.samples(), start_.number - 1),
         files_(model::open_model_files(start_.job.model.path)),
         tokenizer_(tokenizer::Tokenizer::load(start_.job.model.path)),
         chat_(tokenizer::ChatTemplate::load(start_.job.model.path, start_.job.model.chat_template,
@@ -151,6 +160,7 @@ class Rank {
   }
 
   void run() {
+    check_kernels();
     record_run(false, 0.0);  // from now on the journal knows of this start, whatever happens
     const WorkPlan plan = make_work_plan(prompts_, world_);
     parallel::WorkQueue queue(world_,
@@ -166,7 +176,9 @@ class Rank {
     progress_.tick(counters_, 0, now(), true);
     const double seconds = seconds_since(loop);
     finish_counters();
-    record_run(world_.min(complete ? 1 : 0) == 1, seconds);
+    const bool all_complete = world_.min(complete ? 1 : 0) == 1;
+    record_run(all_complete, seconds);
+    progress_.end(all_complete, now());
   }
 
  private:
@@ -186,6 +198,17 @@ class Rank {
     });
     counters_.load_seconds = now();
     return model;
+  }
+
+  // Nodes that differ would choose different sets by themselves, and bytes are equal within one set only.
+  void check_kernels() const {
+    const std::vector<std::string> sets = world_.gather(model_->kernels());  // empty but on rank 0
+    for (std::size_t rank = 1; rank < sets.size(); ++rank) {
+      if (sets[rank] == sets[0]) continue;
+      throw BadInput(fmt::format("rank 0 computes with {} kernels, rank {} with {}: the nodes differ",
+                                 sets[0], rank, sets[rank]),
+                     "name a set that every node has, e.g. run.kernels = \"portable\"");
+    }
   }
 
   bool run_engine(const WorkPlan& plan, parallel::WorkQueue& queue) {
@@ -219,13 +242,14 @@ class Rank {
   void record_run(bool complete, double seconds) {
     const std::vector<std::string> counters = world_.gather(counters_.to_json());
     std::vector<std::string> hosts = world_.gather(parallel::Communicator::host_name());
+    const std::vector<std::string> stops = world_.gather(StopSignal::name());
     if (world_.rank() != 0) return;
     RunRecord run;
     run.number = start_.number;
     run.started_at = utc(begun_unix_);
     run.seconds = seconds;
     run.complete = complete;
-    run.stopped_by = StopSignal::name();
+    for (const std::string& name : stops) run.stopped_by = run.stopped_by.empty() ? name : run.stopped_by;
     run.ranks = run.replicas = world_.size();
     run.threads = threads_;
     run.reduction_shards = kReductionShards;

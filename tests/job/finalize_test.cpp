@@ -56,6 +56,19 @@ TEST_F(FinalizeTest, JournalsOfSeveralStartsBecomeOneResult) {
   EXPECT_FALSE(json::parse(root->provenance)["runs"][0].contains("per_rank"));
 }
 
+TEST_F(FinalizeTest, WhatKilledRunsLeftBesideTheOutputGoes) {
+  start();
+  fs::path half = job_.job.output, removed = job_.journal_dir();
+  half += ".tmp-node1-4711";
+  removed += ".done-4711";
+  std::ofstream(half) << "half a result";
+  fs::create_directories(removed / "some");
+  remove_leftovers(job_);
+  EXPECT_FALSE(fs::exists(half));
+  EXPECT_FALSE(fs::exists(removed));
+  EXPECT_TRUE(fs::exists(job_.journal_dir() / "manifest.json"));
+}
+
 TEST_F(FinalizeTest, FiguresFollowTheirDefinitions) {
   start();
   commit(0, kRows);

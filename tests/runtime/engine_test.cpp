@@ -152,6 +152,21 @@ TEST_F(EngineTest, StopStringsCutTheTextAndLengthsEndIt) {
   EXPECT_EQ(rows[3].text, "ABCDEF");  // what was held back as a possible "EZ" is handed out
 }
 
+// 67 is "C", an ordinary word that ends these answers. It stays among the tokens.
+TEST_F(EngineTest, AWordThatEndsAnAnswerIsNoPartOfItsText) {
+  write_prompts({R"({"prompt":"x","stop_token_ids":[67]})",
+                 R"({"prompt":"x","stop_token_ids":[67],"stop":["zz"]})",
+                 R"({"prompt":"x","stop_token_ids":[67],"stop":["B"]})"});
+  AlphabetExecutor executor(6);
+  EXPECT_TRUE(run(executor));
+  const auto rows = records();
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0].text, "AB");
+  EXPECT_EQ(rows[0].tokens, (std::vector<TokenId>{65, 66, 67}));
+  EXPECT_EQ(rows[1].text, "AB");
+  EXPECT_EQ(rows[2].text, "A");
+}
+
 TEST_F(EngineTest, SeveralSamplesAndLogprobs) {
   write_prompts({R"({"prompt":"x","n":3,"logprobs":2})"});
   AlphabetExecutor executor(2);
@@ -181,6 +196,36 @@ TEST_F(EngineTest, BadPromptsBecomeFailedRowsAndTheOthersGoOn) {
   EXPECT_EQ(rows[2].error.rfind("too_long: ", 0), 0u) << rows[2].error;
   EXPECT_EQ(rows[3].text, "AB");
   EXPECT_EQ(counters_.prompts_failed, 2u);
+}
+
+TEST_F(EngineTest, TemplateVariablesOfARowReachItsTemplate) {
+  std::ofstream(dir_ / "chat.jinja") << "{{ messages[0].content }}{% if loud %}!!!{% endif %}";
+  const auto tokenizer = tokenizer::Tokenizer::load(kModel);
+  const auto chat = tokenizer::ChatTemplate::load(kModel, (dir_ / "chat.jinja").string(), 0);
+  const Preparer preparer(tokenizer, chat, tokenizer.vocab_size());
+  const auto prepared = [&](const std::string& extra) {
+    io::Prompt prompt;
+    prompt.form = io::PromptForm::messages;
+    prompt.text = R"([{"role":"user","content":"hello"}])";
+    prompt.extra_json = extra;
+    return tokenizer.decode(preparer.prepare(std::move(prompt)).tokens, false);
+  };
+  EXPECT_EQ(prepared(""), "hello");
+  EXPECT_EQ(prepared(R"({"chat_template_kwargs":{"loud":true}})"), "hello!!!");
+  EXPECT_EQ(prepared(R"({"chat_template_kwargs":{"loud":false},"loud":true})"), "hello");
+}
+
+// What a template stumbles over is a matter of its row, also when it is a library that complains.
+TEST_F(EngineTest, AMessageThatNoTemplateTakesFailsItsRow) {
+  io::Prompt broken;
+  broken.form = io::PromptForm::messages;
+  broken.text = R"([{"role":"user","content":[{"type":"text","text":5}]}])";
+  broken.extra_json = R"({"chat_template_kwargs":{"continue_final_message":true}})";
+  const auto tokenizer = tokenizer::Tokenizer::load(kModel);
+  const auto chat = tokenizer::ChatTemplate::load(kModel, "auto", 0);
+  const Preparer preparer(tokenizer, chat, tokenizer.vocab_size());
+  const PreparedPrompt prepared = preparer.prepare(std::move(broken));
+  EXPECT_EQ(prepared.error.rfind("bad_template: ", 0), 0u) << prepared.error;
 }
 
 TEST_F(EngineTest, LogitsThatAreNotNumbersFailTheirRowAlone) {

@@ -90,10 +90,22 @@ void remove_journals(const fs::path& dir) {
   fs::path trash = dir;
   trash += fmt::format(".done-{}", ::getpid());
   fs::rename(dir, trash);
-  fs::remove_all(trash);
+  // The result stands. What cannot be removed (NFS keeps the lock that is still open) goes with the next
+  // start.
+  std::error_code ignored;
+  fs::remove_all(trash, ignored);
 }
 
 }  // namespace
+
+void remove_leftovers(const Job& job) {
+  io::remove_leftovers(job.job.output.string());
+  const std::string prefix = job.journal_dir().filename().string() + ".done-";
+  for (const fs::directory_entry& entry : fs::directory_iterator(job.journal_dir().parent_path())) {
+    std::error_code ignored;
+    if (entry.path().filename().string().starts_with(prefix)) fs::remove_all(entry.path(), ignored);
+  }
+}
 
 Harvest look_at_harvest(const Job& job) {
   const Journals journals(job);

@@ -28,6 +28,10 @@ struct Finalized {
   Report report;
 };
 
+// Removes what runs that were killed while they finalized have left beside the output. The caller holds the
+// job's lock.
+void remove_leftovers(const Job& job);
+
 // Writes the result (temporary name, verified, renamed), reads it back, and removes the journal folder. The
 // caller holds the job's lock. Error when an answer is missing; journals and output are then as they were.
 Finalized finalize(const Job& job);

@@ -33,6 +33,10 @@ struct Machine {
 };
 Machine probe_machine();
 
+// Bytes that this process may still use: of the machine, and of the control groups around it, whose file
+// caches give way.
+std::uint64_t available_memory();
+
 struct Geometry {
   int ranks = 1;
   int ranks_per_node = 1;

@@ -69,17 +69,13 @@ double quota_cores() {
   return cores;
 }
 
-std::uint64_t available_memory() {
-  std::uint64_t bytes = 0;
-  std::ifstream in("/proc/meminfo");
-  for (std::string name, rest; in >> name; std::getline(in, rest)) {
-    if (name == "MemAvailable:" && in >> bytes) break;
-  }
-  bytes *= 1024;
-  for (const fs::path& group : control_groups()) {
-    const auto limit = read_number(group / "memory.max");
-    const auto used = read_number(group / "memory.current");
-    if (limit && used) bytes = std::min(bytes, static_cast<std::uint64_t>(std::max(0L, *limit - *used)));
+// Page cache counts as used by a control group, and goes when memory is wanted.
+long reclaimable_memory(const fs::path& group) {
+  long bytes = 0;
+  std::ifstream in(group / "memory.stat");
+  long value = 0;
+  for (std::string name; in >> name >> value;) {
+    if (name == "active_file" || name == "inactive_file") bytes += value;
   }
   return bytes;
 }
@@ -134,6 +130,23 @@ std::optional<Machine::Slurm> probe_slurm() {
 }
 
 }  // namespace
+
+std::uint64_t available_memory() {
+  std::uint64_t bytes = 0;
+  std::ifstream in("/proc/meminfo");
+  for (std::string name, rest; in >> name; std::getline(in, rest)) {
+    if (name == "MemAvailable:" && in >> bytes) break;
+  }
+  bytes *= 1024;
+  for (const fs::path& group : control_groups()) {
+    const auto limit = read_number(group / "memory.max");
+    const auto used = read_number(group / "memory.current");
+    if (!limit || !used) continue;
+    const long left = *limit - std::max(0L, *used - reclaimable_memory(group));
+    bytes = std::min(bytes, static_cast<std::uint64_t>(std::max(0L, left)));
+  }
+  return bytes;
+}
 
 Machine probe_machine() {
   Machine machine;

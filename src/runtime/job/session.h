@@ -106,7 +106,7 @@ struct RunRecord {
 
 // A moment of a running job.
 struct Status {
-  std::string state;                // loading | running | finalizing | done | stopped | failed
+  std::string state;                // loading | running | finalizing | stopped
   std::uint64_t samples_total = 0;  // rows of the result: prompts times n, as far as known
   std::uint64_t done = 0;           // over all starts
   std::uint64_t failed = 0;
