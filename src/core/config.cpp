@@ -31,7 +31,8 @@ struct Legal {
 template <class JobT, class Visitor>
 void visit_keys(JobT& job, Visitor&& v) {
   const Legal any;
-  const Legal positive{1, 1e15, {}};
+  const Legal count{1, 1e6, {}};
+  const Legal tokens{1, 1e9, {}};
   v("job", "name", job.job.name, any, "name in reports; default: the job file's name");
   v("job", "input", job.job.input, any, "prompts: HDF5 (.h5) or OpenAI batch lines (.jsonl)");
   v("job", "output", job.job.output, any, "answers: HDF5 (.h5)");
@@ -40,28 +41,27 @@ void visit_keys(JobT& job, Visitor&& v) {
   v("model", "path", job.model.path, any, "Hugging Face model directory");
   v("model", "dtype", job.model.dtype, Legal{0, 0, {"bf16"}}, "type of the weights in memory");
   v("model", "chat_template", job.model.chat_template, any, "auto (the model's own), none, or a Jinja file");
-  v("model", "max_context", job.model.max_context, positive, "tokens; longer prompts become failed rows");
-  v("parallel", "replicas", job.parallel.replicas, positive, "data-parallel copies of the model");
-  v("parallel", "sequence", job.parallel.sequence, positive, "sequence-parallel degree");
-  v("parallel", "tensor", job.parallel.tensor, positive, "tensor-parallel degree of the base layout");
+  v("model", "max_context", job.model.max_context, tokens, "tokens; longer prompts become failed rows");
+  v("parallel", "replicas", job.parallel.replicas, count, "data-parallel copies of the model");
+  v("parallel", "sequence", job.parallel.sequence, count, "sequence-parallel degree");
+  v("parallel", "tensor", job.parallel.tensor, count, "tensor-parallel degree of the base layout");
   v("parallel", "shift", job.parallel.shift, any, "auto, never, always, or a token count");
-  v("schedule", "token_budget", job.schedule.token_budget, positive, "query tokens per step");
-  v("schedule", "max_sequences", job.schedule.max_sequences, positive,
-    "sequences running at once, per replica");
+  v("schedule", "token_budget", job.schedule.token_budget, tokens, "query tokens per step");
+  v("schedule", "max_sequences", job.schedule.max_sequences, count, "sequences running at once, per replica");
   v("schedule", "kv_memory", job.schedule.kv_memory, any,
-    "KV cache per rank, e.g. \"12GiB\"; auto fills what is free");
+    "KV cache per rank, e.g. \"12GiB\"; auto: half of what is free");
   v("schedule", "prefix_cache", job.schedule.prefix_cache, any,
     "reuse the KV blocks of equal prompt beginnings");
   v("run", "device", job.run.device, Legal{0, 0, {"auto", "cpu", "cuda"}}, "where the model runs");
-  v("run", "threads", job.run.threads, positive, "compute threads per rank");
+  v("run", "threads", job.run.threads, count, "compute threads per rank");
   v("run", "numerics", job.run.numerics, Legal{0, 0, {"auto", "strict", "fast"}}, "CPU is always strict");
   v("run", "kernels", job.run.kernels, Legal{0, 0, {"auto", "portable", "avx512_bf16"}},
     "one kernel set for all ranks");
   v("run", "checkpoint_seconds", job.run.checkpoint_seconds, Legal{0, 1e9, {}},
-    "running sequences are saved so often");
+    "accepted, without effect in this version (saving of running sequences)");
   v("run", "stop_before_end_seconds", job.run.stop_before_end_seconds, Legal{0, 1e9, {}},
-    "stop so long before the allocation ends");
-  v("run", "trace", job.run.trace, any, "Chrome trace file, if named");
+    "accepted, without effect in this version (stop before the allocation ends)");
+  v("run", "trace", job.run.trace, any, "accepted, without effect in this version (Chrome trace file)");
 }
 
 std::string place(const fs::path& file, const toml::node* node) {
@@ -90,7 +90,8 @@ class Reader {
     if (!choices.empty() && std::find(choices.begin(), choices.end(), text) == choices.end()) {
       refuse(fmt::format("one of {}", fmt::join(choices, ", ")));
     }
-    field = text;
+    const bool file = key_ == "model.chat_template" && text != "auto" && text != "none";
+    field = file ? (base_ / text).lexically_normal().string() : text;
   }
   void read(fs::path& field, const Legal&) const {
     const auto value = node_.value_exact<std::string>();
@@ -142,8 +143,8 @@ class Reader {
   bool is_auto() const { return node_.value_exact<std::string>() == "auto"; }
   [[noreturn]] void refuse_range(const Legal& legal, std::string_view kind) const {
     std::string wanted(kind);
-    if (legal.low > -1e300) wanted += fmt::format(" from {}", legal.low);
-    if (legal.high < 1e15) wanted += fmt::format(" up to {}", legal.high);
+    if (legal.low > -1e300) wanted += fmt::format(" from {:.15g}", legal.low);
+    if (legal.high < 1e15) wanted += fmt::format(" up to {:.15g}", legal.high);
     refuse(wanted);
   }
 

@@ -26,7 +26,7 @@ constexpr std::array kInfos{
     ParamInfo{"presence_penalty", ParamKind::number, -2, 2, "over output"},
     ParamInfo{"frequency_penalty", ParamKind::number, -2, 2, "over output"},
     ParamInfo{"seed", ParamKind::integer, 0, kUnbounded,
-              "with the prompt's row and sample it keys the random numbers"},
+              "with the prompt's id and sample it keys the random numbers"},
     ParamInfo{"stop", ParamKind::text_list, 0, 0, "strings that end an answer and are not part of it"},
     ParamInfo{"stop_token_ids", ParamKind::id_list, 0, 0,
               "tokens that end an answer, beside the model's own"},

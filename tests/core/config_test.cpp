@@ -65,6 +65,11 @@ TEST_F(ConfigTest, EveryKindOfValueIsRead) {
   EXPECT_EQ(job.parallel.shift, "256");
 }
 
+TEST_F(ConfigTest, TemplatesAreFilesBesideTheJobFileUnlessAWord) {
+  EXPECT_EQ(load(minimal_ + "chat_template = \"chat.jinja\"\n").model.chat_template, dir_ / "chat.jinja");
+  EXPECT_EQ(load(minimal_ + "chat_template = \"none\"\n").model.chat_template, "none");
+}
+
 TEST_F(ConfigTest, RefusalsNameFileLineAndRemedy) {
   const auto expect = [&](const std::string& text, const std::vector<std::string>& parts) {
     const std::string message = refusal(text);
@@ -76,6 +81,7 @@ TEST_F(ConfigTest, RefusalsNameFileLineAndRemedy) {
   expect(minimal_ + "[shedule]\nmax_sequences = 4\n", {"job.toml:6", "[shedule]", "did you mean schedule?"});
   expect(minimal_ + "[schedule]\nmax_sequences = \"many\"\n", {"job.toml:7", "it takes an integer"});
   expect(minimal_ + "[schedule]\nmax_sequences = 0\n", {"from 1"});
+  expect(minimal_ + "[schedule]\nmax_sequences = 5000000000\n", {"from 1 up to 1000000"});
   expect(minimal_ + "[schedule]\nmax_sequences = 4.5\n", {"it takes an integer"});
   expect(minimal_ + "[schedule]\nkv_memory = \"lots\"\n", {"12GiB"});
   expect(minimal_ + "[run]\ndevice = \"tpu\"\n", {"one of auto, cpu, cuda"});
