@@ -13,7 +13,8 @@ namespace {
 using namespace nightshift;
 
 int report(const std::string& what, Exit exit) {
-  std::cerr << "nightshift-rank on " << parallel::Communicator::host_name() << ": " << what << std::endl;
+  // In one piece: launchers put the rank's number in front of each.
+  std::cerr << fmt::format("nightshift-rank on {}: {}\n", parallel::Communicator::host_name(), what);
   return static_cast<int>(exit);
 }
 

@@ -72,6 +72,12 @@ class Workplace {
       : job_(checked.job), session_(job_), lock_(take_lock(session_.dir())) {
     // Again, now that nobody else can change it.
     const Start start = runtime::decide_start(job_, checked.manifest, restart);
+    complete_ = start == Start::complete;
+    if (complete_) {  // another launcher has finished the job in the meantime
+      remove();
+      return;
+    }
+    runtime::remove_leftovers(job_);
     if (restart) set_aside(terminal);
     try {
       if (start == Start::resume) {
@@ -90,6 +96,7 @@ class Workplace {
 
   const Session& session() const { return session_; }
   bool lock_lost() const { return lock_->lost(); }
+  bool complete() const { return complete_; }  // nothing is left to do
 
  private:
   void set_aside(Terminal& terminal) {
@@ -119,6 +126,7 @@ class Workplace {
   const Job& job_;
   Session session_;
   std::unique_ptr<io::JobLock> lock_;
+  bool complete_ = false;
 };
 
 // Starts the ranks and waits for them.
@@ -129,8 +137,12 @@ RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& termin
   std::error_code ignored;
   fs::remove(session.dir() / "status.json", ignored);  // of an earlier start
   return run_ranks(p.command, session.dir() / "ranks.log", terminal, [&] {
-    const auto status = session.read_status();
-    if (status) terminal.progress(status->state, runtime::progress_line(*status));
+    try {
+      const auto status = session.read_status();
+      if (status) terminal.progress(status->state, runtime::progress_line(*status));
+    } catch (const Error&) {
+      // Replaced while it was read, as shared file systems let it happen: the next look will do.
+    }
   });
 }
 
@@ -168,7 +180,7 @@ Exit finish(const Preflight& p, const Workplace& place, Terminal& terminal) {
     throw Error(fmt::format("the lock on {} was taken away", place.session().dir().string()),
                 "another launcher may be at work; look there before starting again");
   }
-  terminal.progress("finalizing", fmt::format("writing {}", p.job.job.output.string()));
+  terminal.progress("writing", fmt::format("writing {}", p.job.job.output.string()));
   const runtime::Finalized done = runtime::finalize(p.job);
   terminal.message(runtime::report_text(done.report.summary, done.report.provenance));
   terminal.message(fmt::format("{}: {} rows, {}", p.job.job.output.string(),
@@ -195,7 +207,10 @@ Exit run(const RunOptions& options) {
   if (p.start == Start::complete) return already_complete(p.job);
   Terminal terminal;
   const Workplace place(p, options.restart, terminal);
-  const SignalsHeld held;
+  if (place.complete()) return already_complete(p.job);
+  // A signal that comes when the ranks have gone has nothing left to stop, and must not turn success into
+  // death.
+  const SignalsHeld held(SignalsHeld::AtEnd::drop);
   if (!runtime::look_at_harvest(p.job).complete()) {
     const RanksEnd end = run_to_end(p, place, terminal);
     const runtime::Harvest harvest = runtime::look_at_harvest(p.job);

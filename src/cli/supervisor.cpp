@@ -207,12 +207,16 @@ sigset_t SignalsHeld::signals() {
   return set;
 }
 
-SignalsHeld::SignalsHeld() {
+SignalsHeld::SignalsHeld(AtEnd at_end) : at_end_(at_end) {
   const sigset_t set = signals();
   ::pthread_sigmask(SIG_BLOCK, &set, &before_);
 }
 
 SignalsHeld::~SignalsHeld() {
+  const sigset_t set = signals();
+  const timespec at_once{};
+  while (at_end_ == AtEnd::drop && ::sigtimedwait(&set, nullptr, &at_once) > 0) {
+  }
   ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 

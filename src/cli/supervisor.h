@@ -17,7 +17,8 @@ namespace nightshift::cli {
 // started meanwhile inherit that.
 class SignalsHeld {
  public:
-  SignalsHeld();
+  enum class AtEnd { deliver, drop };  // what becomes of a signal that nobody has read
+  explicit SignalsHeld(AtEnd at_end = AtEnd::deliver);
   ~SignalsHeld();
   SignalsHeld(const SignalsHeld&) = delete;
   SignalsHeld& operator=(const SignalsHeld&) = delete;
@@ -25,6 +26,7 @@ class SignalsHeld {
   static sigset_t signals();  // SIGINT, SIGTERM, SIGUSR1, SIGHUP
 
  private:
+  AtEnd at_end_;
   sigset_t before_;
 };
 
