@@ -123,8 +123,9 @@ class JournalIndex {
   std::unique_ptr<Impl> impl_;
 };
 
-// Cuts torn tails off every journal of the directory; returns the bytes removed. Only under the job's lock
-// and before ranks start: to a bystander, a record being written looks torn.
+// Cuts torn tails off every journal of the directory; returns the bytes removed. A journal whose own header
+// is damaged is set aside as *.damaged. Only under the job's lock and before ranks start: to a bystander, a
+// record being written looks torn.
 std::uint64_t cut_torn_tails(const std::string& directory);
 
 }  // namespace nightshift::io

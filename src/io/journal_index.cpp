@@ -2,6 +2,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <list>
 #include <mutex>
 #include <span>
@@ -234,6 +235,12 @@ std::uint64_t cut_torn_tails(const std::string& directory) {
     const FileHandle file(path, O_RDWR);
     const JournalScan scan = scan_journal(file, [](const RecordHeader&, std::uint64_t) {});
     if (scan.committed_end == scan.file_bytes) continue;
+    if (!scan.has_header && scan.file_bytes > sizeof(FileHeader)) {
+      // Not a crash while it was created: the storage has damaged it. Its rows run again; its bytes stay for
+      // a look.
+      std::filesystem::rename(path, path + ".damaged");
+      continue;
+    }
     removed += scan.file_bytes - scan.committed_end;
     file.truncate(scan.committed_end);
     file.sync_data();

@@ -148,7 +148,6 @@ std::optional<PreparedPrompt> Intake::take() {
   if (ready_.empty()) return std::nullopt;
   PreparedPrompt prompt = std::move(ready_.front());
   ready_.pop_front();
-  changed_.notify_all();
   return prompt;
 }
 

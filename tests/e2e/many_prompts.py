@@ -63,7 +63,9 @@ def main():
         growth = max(late) - max(early)
         print(f"{count} prompts in {seconds:.1f} s; resident memory of both ranks {max(early) / 2**20:.1f} MiB early, "
               f"{max(late) / 2**20:.1f} MiB late")
-        print("summary:", json.dumps(summary)[:2000])
+        use = summary["utilization"]
+        print(f"of the ranks' time: model {100 * use['model_share']:.2f} %, everything else of the engine "
+              f"{100 * use['host_share']:.2f} %, idle {100 * use['idle_share']:.2f} %")
         assert growth < 4 << 20, f"memory grew by {growth} bytes"
 
 

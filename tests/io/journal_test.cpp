@@ -139,6 +139,18 @@ TEST(Journal, CutAtAnyByteLosesOnlyTheTornRecord) {
   }
 }
 
+TEST(Journal, ADamagedHeaderCostsTheRowsButNotTheBytes) {
+  const Scratch scratch;
+  const std::string path = write_journal(scratch.root(), 4);
+  std::string damaged = slurp(path);
+  damaged[20] = static_cast<char>(damaged[20] ^ 1);
+  spill(path, damaged);
+  EXPECT_EQ(cut_torn_tails(scratch.root()), 0u);
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_EQ(slurp(path + ".damaged"), damaged);
+  EXPECT_EQ(JournalIndex(scratch.root(), kJob).size(), 0u);
+}
+
 TEST(Journal, AnyFlippedBitLosesOneRecordAndNeverGivesAWrongOne) {
   const Scratch scratch;
   const std::string path = write_journal(scratch.root(), 8);
