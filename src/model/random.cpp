@@ -27,12 +27,12 @@ double uniform(std::uint64_t random_key, std::uint64_t position) {
 }
 
 std::uint64_t random_key(std::uint64_t job_seed, std::optional<std::uint64_t> prompt_seed,
-                         std::uint64_t prompt_row, std::uint64_t sample) {
+                         std::uint64_t prompt, std::uint64_t sample) {
   const std::uint64_t seed = prompt_seed.value_or(job_seed);
-  const std::uint64_t row = prompt_seed ? 0 : prompt_row;
+  const std::uint64_t key = prompt_seed ? 0 : prompt;
   const std::uint32_t purpose = prompt_seed ? kForPromptSeeds : kForKeys;
   const PhiloxCounter words =
-      philox4x32({low(row), high(row), low(sample), purpose}, {low(seed), high(seed)});
+      philox4x32({low(key), high(key), low(sample), purpose}, {low(seed), high(seed)});
   return join(words[0], words[1]);
 }
 

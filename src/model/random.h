@@ -30,9 +30,9 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) {
 double uniform(std::uint64_t random_key, std::uint64_t position);
 
 // The key of one answer. A prompt that brings its own seed is keyed by that seed and the sample index alone,
-// so the same prompt with the same seed gets the same answer in any row of any job; otherwise job seed, row
-// and sample decide.
+// so the same prompt with the same seed gets the same answer in any row of any job; otherwise job seed,
+// prompt (a key of its id, the row number where the input has no ids) and sample decide.
 std::uint64_t random_key(std::uint64_t job_seed, std::optional<std::uint64_t> prompt_seed,
-                         std::uint64_t prompt_row, std::uint64_t sample);
+                         std::uint64_t prompt, std::uint64_t sample);
 
 }  // namespace nightshift::model
