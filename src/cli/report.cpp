@@ -51,8 +51,7 @@ Exit report(const ReportOptions& options) {
     if (scores) out["expected"] = json::parse(runtime::to_json(*scores));
     std::cout << out.dump() << "\n";
   } else {
-    std::cout << runtime::report_text(found.summary, found.provenance);
-    if (scores) std::cout << "\n" << runtime::to_text(*scores);
+    std::cout << (scores ? runtime::to_text(*scores) : runtime::report_text(found.summary, found.provenance));
   }
   if (!scores || scores->all.share() >= options.min_right) return Exit::done;
   std::cerr << fmt::format("nightshift: {:.4f} of the answers are right, {:.4f} were asked for\n",
@@ -70,7 +69,7 @@ void add_report(Front& front) {
       ->type_name("OUTPUT.h5");
   auto* expected = command
                        ->add_option("--expected", options->expected,
-                                    "compare texts with /expected/text of this file, by id")
+                                    "print how many texts equal /expected/text of this file, by id")
                        ->type_name("PROMPTS.h5");
   command->add_option("--min-right", options->min_right, "exit code 1 when a smaller share is right")
       ->needs(expected)
