@@ -67,11 +67,12 @@ rooms='src/core
 src/io               core
 src/tokenizer        core
 src/scheduler        core
+src/parallel/layout  core
 src/parallel         core
 kernels              core
 src/model/files      core
 src/model            kernels parallel core
-src/runtime/job      model/files io core
+src/runtime/job      model/files parallel/layout io core
 src/runtime          scheduler model parallel tokenizer io core
 src/sim              scheduler parallel core
 src/cli              runtime sim scheduler model kernels parallel tokenizer io core'

@@ -243,11 +243,14 @@ struct HeadNorm {
   float eps = 0.0F;
 };
 
-// Where heads lie in a row of the fused QKV product: `groups` times [Q heads | K heads | V heads], each with
-// 1 / groups of the heads (owner order; groups = 1 is the plain [Q | K | V]).
+// A row of the fused QKV product in owner order: `groups` times [Q heads | K heads | V heads] of one owner.
 struct QkvLayout {
-  AttentionShape shape;
+  AttentionShape shape;  // heads of one group
   int groups = 1;
+  std::int64_t group_stride = 0;  // columns from group to group, >= width(): groups may end in padding
+  std::int64_t width() const {
+    return static_cast<std::int64_t>(shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+  }
 };
 
 struct PeakRates {
@@ -307,12 +310,14 @@ class Backend {
   // y += tree over `parts`, each [M, N], in shard order. Equal subtrees per part (a power of two of shards
   // each) give the bits of gemm_reduced over all of them.
   virtual void add_tree(std::span<const MatrixView<const float>> parts, MatrixView<float> y) = 0;
-  // y [M, I] bf16 = silu(g) * u, where W is [2 I', K] with gate and up rows interleaved (see gate_up_row).
-  virtual void gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y) = 0;
+  // y [M, I] bf16 = silu(g) * u, where W is [2 I', K] with gate and up rows interleaved (see gate_up_row); a
+  // bias [2 I'] in the same order is added to g and u first.
+  virtual void gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y,
+                             const float* bias = nullptr) = 0;
 
   // --- rows ---
-  // y [M, hidden] = scale * table[ids[m] - first_id]; ids outside the table give zero rows (vocabulary
-  // shards).
+  // y [M, hidden] = scale * table[ids[m] - first_id]; ids outside the table (vocabulary shards) give rows of
+  // -0.0, which change no bit of what they are added to.
   virtual void embed(MatrixView<const bf16> table, const TokenId* ids, MatrixView<float> y,
                      TokenId first_id = 0, float scale = 1.0F) = 0;
   virtual void embed(const PackedView& table, const TokenId* ids, MatrixView<float> y, TokenId first_id = 0,
@@ -322,16 +327,21 @@ class Backend {
   virtual void add(MatrixView<const float> x,
                    MatrixView<float> y) = 0;  // y += x; stride 0: one row of x onto every row of y (a bias)
   virtual void to_bf16(MatrixView<const float> x, MatrixView<bf16> y) = 0;
+  virtual void copy(MatrixView<const bf16> x, MatrixView<bf16> y) = 0;
   virtual void gather_rows(MatrixView<const float> x, const std::int32_t* rows,
                            MatrixView<float> y) = 0;  // y[i] = x[rows[i]]
 
   // --- attention ---
   virtual std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices) = 0;
-  // Splits qkv [rows, (H + 2 Hkv) D] (bias added), norms and rotates q and k, writes q [rows, H D] and
-  // appends K and V to the cache at each row's position.
-  virtual void rope_append(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch,
-                           const Rope& rope, const HeadNorm& norm, MatrixView<bf16> q, KvCache& cache,
-                           int layer) = 0;
+  // Norms and rotates q and k of rows first_row .. of the batch, as many as qkv [m, >= (groups - 1) *
+  // group_stride + width] has (bias added), and writes groups * m rows of `out` [groups * m, width] bf16,
+  // group by group: what one owner gets lies together, ready to be sent.
+  virtual void rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch,
+                    std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) = 0;
+  // Appends K and V of all rows of the batch to the cache, each at its row's position. kv [rows, 2 Hkv D]: K
+  // heads, V heads.
+  virtual void append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch,
+                      KvCache& cache, int layer) = 0;
   // out [rows, H D] = softmax(scale q K^T) V, causal. window > 0: position p sees (p - window, p].
   virtual void attention(MatrixView<const bf16> q, const AttentionShape& shape, const AttentionBatch& batch,
                          const KvCache& cache, int layer, float scale, int window, MatrixView<bf16> out) = 0;

@@ -126,6 +126,7 @@ struct BatchPlan {
   std::vector<PlannedSequence> sequences;
   int query_tokens = 0;
   int decode_tokens = 0;  // of query_tokens
+  bool tail = false;      // no prefill is left and no request will come any more: what runs is the job's end
 
   bool empty() const { return sequences.empty(); }
 };

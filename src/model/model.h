@@ -15,6 +15,7 @@
 #include "core/types.h"
 #include "model/files/model_files.h"
 #include "model/random.h"
+#include "parallel/parallel.h"
 
 namespace nightshift::model {
 
@@ -23,6 +24,9 @@ struct ModelOptions {
   int tokenizer_size = 0;  // ids from here on are padding and never sampled; 0: every row of the embedding
   std::string kernels = "auto";  // auto (the best this CPU has), portable, avx512_bf16
   int threads = 0;               // 0: as the kernels::Environment says
+  // The replica that this rank computes in; null: a replica of one. Must outlive the model. Construction,
+  // destruction, submit() and logits() are then collective over the replica, and loading over the world.
+  const parallel::DeviceMesh* mesh = nullptr;
 };
 
 struct LoadProgress {
@@ -61,7 +65,7 @@ class Model {
   const ModelConfig& config() const;
   const StepLimits& limits() const;
   std::string kernels() const;  // the kernel set in use, for the provenance
-  MemoryNeed memory() const;    // bytes allocated
+  MemoryNeed memory() const;    // bytes allocated; weights are those of the host, whatever its ranks
   std::vector<OperationTime> times() const;
   Peak measured_peak() const;  // takes some tenths of a second
 
@@ -69,7 +73,9 @@ class Model {
   // until it is there. Keys and values of the whole step are written before attention reads any (of a layer),
   // so sequences may share blocks filled in the same step. On CPUs the work is done inside submit(): the
   // caller's cores are the device's.
-  void submit(const BatchPlan& plan);
+  // All ranks of a replica submit the same plans in the same layouts and collect the same results, which do
+  // not depend on the layout.
+  void submit(const BatchPlan& plan, parallel::Layout layout = parallel::Layout::base);
   StepResult collect();
 
   // fp32 logits [sampled row of the plan][vocab] of the last step that ran; valid until the next submit().

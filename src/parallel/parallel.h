@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks and how they talk: the MPI environment, communicators, the shared work queue, the progress board.
+// Ranks and how they talk: the MPI environment, communicators, the mesh of replicas, shared memory of a host,
+// the shared work queue, the progress board.
 // Every MPI call is checked; a failure names the call, the rank and the host.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +14,9 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "core/trace.h"
+#include "parallel/layout/layout.h"
 
 namespace nightshift::parallel {
 
@@ -27,6 +33,28 @@ class Environment {
   // Ends all ranks of the job with this exit code; for main's catch, after the message has been printed.
   [[noreturn]] static void abort(int code);
 };
+
+// What a collective carries, for the report and the trace.
+enum class Traffic : std::uint8_t {
+  orders,              // admitted prompts and stop decisions, leader to followers
+  embedding,           // vocabulary-parallel embedding: tree reduction
+  qkv_exchange,        // token slices of all heads -> all tokens of this rank's heads
+  attention_exchange,  // and back
+  reduction,           // row-parallel products: fp32 subtree sums, then the sums
+  sampled_rows,        // last hidden states of the sequences that sample
+  sampling,            // candidates or logits of a vocabulary shard, and the sampled tokens
+};
+constexpr std::array kTrafficNames{"orders",    "embedding",    "qkv exchange", "attention exchange",
+                                   "reduction", "sampled rows", "sampling"};
+
+// Sums per kind since the start: bytes that this rank sent to others, calls, and the wall time inside them,
+// waiting for the slowest rank included.
+struct TrafficSum {
+  std::uint64_t bytes = 0;
+  std::uint64_t calls = 0;
+  double seconds = 0.0;
+};
+using TrafficSums = std::array<TrafficSum, kTrafficNames.size()>;
 
 // A communicator of our own (never the caller's, never the world itself), freed with its last owner.
 class Communicator {
@@ -59,11 +87,77 @@ class Communicator {
   std::int64_t min(std::int64_t value) const;
   std::int64_t max(std::int64_t value) const;
 
+  // --- of a step's tensors; counted under their kind. Blocks lie back to back in rank order; sizes in bytes,
+  // one per rank, zero allowed, any size (MPI's int counts are this room's affair). With one rank: a copy.
+  // all_to_all: block r of `send` goes to rank r; block r of `receive` comes from it. The buffers differ.
+  void all_to_all(Traffic kind, const void* send, std::span<const std::int64_t> send_bytes, void* receive,
+                  std::span<const std::int64_t> receive_bytes) const;
+  // all_gather: every rank gets all blocks; its own lies in its place already.
+  void all_gather(Traffic kind, void* blocks, std::span<const std::int64_t> bytes) const;
+  // A text of any length from rank 0, small ones in one message.
+  void broadcast(Traffic kind, std::string& text) const;
+
+  // Counted by this communicator and all that were split from it or it was split from.
+  TrafficSums traffic() const;
+  // From now on every collective above leaves an event "exchange: <kind>" behind; a barrier before each
+  // separates "wait" from it. Null: no more. The log must outlive that.
+  void trace_to(TraceLog* log) const;
+
  private:
   friend class WorkQueue;
   friend class ProgressBoard;
+  friend class SharedMemory;
   struct Impl;
   explicit Communicator(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The job's ranks as replicas of degrees.sequence x degrees.tensor ranks: world rank = replica * P + rank in
+// the replica. Collective to construct and to destroy. Throws BadInput when the world is no whole number of
+// replicas.
+class DeviceMesh {
+ public:
+  DeviceMesh(const Communicator& world, const Degrees& degrees);
+
+  const Degrees& degrees() const { return degrees_; }
+  int replicas() const { return replicas_; }
+  int replica_index() const { return replica_index_; }
+  const Place& place() const { return place_; }
+  int chunk() const { return chunk_of(place_, degrees_); }
+  bool leads() const { return replica_.rank() == 0; }
+
+  const Communicator& replica() const { return replica_; }  // P ranks, order s * tensor + t
+  // The groups of a layout. Base: `sequence` ranks with equal t in order of s, `tensor` ranks with equal s in
+  // order of t. Shift: this rank alone, and all P in the order of their chunks.
+  const Communicator& sequence_group(Layout layout) const;
+  const Communicator& tensor_group(Layout layout) const;
+
+ private:
+  Degrees degrees_;
+  int replicas_ = 1;
+  int replica_index_ = 0;
+  Place place_;
+  Communicator replica_;
+  Communicator base_sequence_, base_tensor_;
+  Communicator alone_, shift_tensor_;
+};
+
+// Memory that all ranks of a host see, as one MPI shared-memory window; with one rank on the host, its own
+// memory in huge pages. Zeroed. Collective over `ranks` to construct and to destroy. Throws Error naming the
+// size and what is free when the host's shared memory (/dev/shm) is too small.
+class SharedMemory {
+ public:
+  SharedMemory(const Communicator& ranks, std::size_t bytes, const char* label);
+  ~SharedMemory();
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+
+  std::span<std::byte> bytes() const;
+  const Communicator& host() const;  // the ranks that share it
+  void publish() const;              // what any of them has written is seen by all after this. Collective
+
+ private:
+  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

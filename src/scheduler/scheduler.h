@@ -44,6 +44,11 @@ struct Options {
   std::vector<TokenId> eos_ids;    // the model's end-of-sequence ids
   int tile = 128;  // rows of a GEMM tile: a step filled by prefill holds a multiple of it; 1: no rounding
   int pipeline_depth = 1;  // steps planned and not yet committed: 1 synchronous, 2 overlapped
+  // While sequences decode, prefill waits until this many of its tokens can run in one step, so that steps
+  // are clearly bulk or clearly decode; at most prefill_patience steps, and never where it would leave more
+  // than a quarter of the running places empty. 0: nothing waits.
+  int prefill_group = 0;
+  int prefill_patience = 64;
 };
 
 // One answer, complete. Step numbers are BatchPlan::step, for whoever keeps the clock.
@@ -138,6 +143,9 @@ class Scheduler {
   // dropped here, and the caller must drop them too.
   std::vector<Finished> commit(const StepResult& result, std::span<const SequenceId> stop = {});
 
+  // Nothing will be added any more: plans of what is left without prefill are marked as the tail.
+  void close() { closed_ = true; }
+
   // Ends a sequence where it stands; nothing if it is not known (any more).
   std::optional<Finished> cancel(SequenceId id);
 
@@ -210,7 +218,8 @@ class Scheduler {
   int steps_in_flight_ = 0;
   std::uint64_t next_step_ = 0;
   std::vector<BlockId> matched_;  // scratch of match_prefix
-  int stops_asked_ = 0;           // by commit's caller, not yet seen in the step
+  bool closed_ = false;
+  int stops_asked_ = 0;  // by commit's caller, not yet seen in the step
   Counters counters_;
 };
 
