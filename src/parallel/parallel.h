@@ -119,6 +119,7 @@ class DeviceMesh {
  public:
   DeviceMesh(const Communicator& world, const Degrees& degrees);
 
+  const Communicator& world() const { return *world_; }  // must outlive the mesh
   const Degrees& degrees() const { return degrees_; }
   int replicas() const { return replicas_; }
   int replica_index() const { return replica_index_; }
@@ -133,6 +134,7 @@ class DeviceMesh {
   const Communicator& tensor_group(Layout layout) const;
 
  private:
+  const Communicator* world_;
   Degrees degrees_;
   int replicas_ = 1;
   int replica_index_ = 0;
