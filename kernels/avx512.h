@@ -9,11 +9,13 @@
 namespace nightshift::kernels::avx512 {
 
 void gemm(const GemmBlock& b);
-void rope_append(const RopeRow& r);
+void rope(const RopeRow& r);
+void append(const AppendRow& a);
 void attention(const AttentionBlock& b);
 void rms_norm(const float* x, const float* weight, float eps, std::int64_t n, bf16* y);
 void silu_mul(const float* gate, const float* up, std::int64_t n, bf16* y);
 void add(const float* x, std::int64_t n, float* y);
+void add_tree(const float* const* parts, int count, std::int64_t n, float* y);
 void to_bf16(const float* x, std::int64_t n, bf16* y);
 void argmax(const float* x, std::int64_t n, std::int32_t* id, float* value);
 float sum_exp(const float* x, std::int64_t n, float maximum);

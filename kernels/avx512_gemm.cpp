@@ -80,8 +80,11 @@ __mmask16 columns_mask(int cols, int j) {
   return left <= 0 ? __mmask16{0} : tail_mask(left);
 }
 
-void store_row(const GemmBlock& b, const float* acc, std::int64_t at) {
-  if (b.store == Store::silu_mul) return silu_mul(acc, acc + kPanel / 2, b.cols, b.y16 + at);
+void store_row(const GemmBlock& b, float* acc, std::int64_t at) {
+  if (b.store == Store::silu_mul) {
+    if (b.bias != nullptr) add(b.bias, kPanel, acc);
+    return silu_mul(acc, acc + kPanel / 2, b.cols, b.y16 + at);
+  }
   for (int j = 0; j < 4; ++j) {
     const __mmask16 mask = columns_mask(b.cols, j);
     __m512 y = _mm512_load_ps(acc + 16 * j);

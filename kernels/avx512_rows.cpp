@@ -52,62 +52,51 @@ void rotate_head(const RopeRow& r, float* x) {
 }
 
 // A token's pairs of dimensions lie 64 bytes apart in K.
-void store_k(const RopeRow& r, const float* x, bf16* head) {
-  alignas(64) std::uint16_t bits[kMaxHeadDim];
-  for (int i = 0; i < r.head_dim; i += 16) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(bits + i), to_bf16_bits(_mm512_loadu_ps(x + i)));
-  }
-  bf16* to = head + 2 * r.slot;
-  for (int d = 0; d < r.head_dim; d += 2, to += 2 * kKvBlockTokens)
-    __builtin_memcpy(static_cast<void*>(to), bits + d, 4);
+void store_k(const AppendRow& a, const bf16* k, bf16* head) {
+  bf16* to = head + 2 * a.slot;
+  for (int d = 0; d < a.head_dim; d += 2, to += 2 * kKvBlockTokens)
+    __builtin_memcpy(static_cast<void*>(to), k + d, 4);
 }
 
 // V interleaves two tokens. Writing only this token's 16-bit halves lets another thread write the other
 // token's.
-void store_v(const RopeRow& r, const float* x, bf16* head) {
-  const int padded = padded_head_dim(r.head_dim);
-  bf16* pair = head + v_offset(r.head_dim) + static_cast<std::int64_t>(r.slot / 2) * 2 * padded;
-  const __mmask32 half = r.slot % 2 == 0 ? 0x55555555U : 0xaaaaaaaaU;
+void store_v(const AppendRow& a, const bf16* v, bf16* head) {
+  const int padded = padded_head_dim(a.head_dim);
+  bf16* pair = head + v_offset(a.head_dim) + static_cast<std::int64_t>(a.slot / 2) * 2 * padded;
+  const __mmask32 half = a.slot % 2 == 0 ? 0x55555555U : 0xaaaaaaaaU;
   for (int d = 0; d < padded; d += 16) {
-    const __m512 v = _mm512_maskz_loadu_ps(tail_mask(r.head_dim - d), x + d);
-    const __m512i low = _mm512_cvtepu16_epi32(to_bf16_bits(v));
-    _mm512_mask_storeu_epi16(pair + 2 * d, half, r.slot % 2 == 0 ? low : _mm512_slli_epi32(low, 16));
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(tail_mask(a.head_dim - d), v + d));
+    _mm512_mask_storeu_epi16(pair + 2 * d, half, a.slot % 2 == 0 ? low : _mm512_slli_epi32(low, 16));
   }
 }
 
-const float* take_head(const float* source, int head_dim, float* x) {
-  for (int d = 0; d < head_dim; d += 16) {
-    const __mmask16 mask = tail_mask(head_dim - d);
-    _mm512_store_ps(x + d, _mm512_maskz_loadu_ps(mask, source + d));
-  }
-  return source + head_dim;
+void take_head(const float* source, int head_dim, float* x) {
+  for (int d = 0; d < head_dim; d += 16)
+    _mm512_store_ps(x + d, _mm512_maskz_loadu_ps(tail_mask(head_dim - d), source + d));
 }
 
 }  // namespace
 
-void rope_append(const RopeRow& r) {
-  const int q_heads = r.heads / r.groups;
-  const int kv_heads = r.kv_heads / r.groups;
-  const std::int64_t head_stride = kv_head_elements(r.head_dim);
+void rope(const RopeRow& r) {
   const float* source = r.qkv;
+  bf16* out = r.out;
   alignas(64) float x[kMaxHeadDim];
-  for (int group = 0; group < r.groups; ++group) {
-    for (int h = group * q_heads; h < (group + 1) * q_heads; ++h) {
-      source = take_head(source, r.head_dim, x);
-      norm_head(r.q_norm, r.norm_eps, r.head_dim, x);
-      rotate_head(r, x);
-      to_bf16(x, r.head_dim, r.q + static_cast<std::int64_t>(h) * r.head_dim);
-    }
-    for (int h = group * kv_heads; h < (group + 1) * kv_heads; ++h) {
-      source = take_head(source, r.head_dim, x);
-      norm_head(r.k_norm, r.norm_eps, r.head_dim, x);
-      rotate_head(r, x);
-      store_k(r, x, r.kv + h * head_stride);
-    }
-    for (int h = group * kv_heads; h < (group + 1) * kv_heads; ++h) {
-      source = take_head(source, r.head_dim, x);
-      store_v(r, x, r.kv + h * head_stride);
-    }
+  for (int h = 0; h < r.heads + r.kv_heads; ++h, source += r.head_dim, out += r.head_dim) {
+    take_head(source, r.head_dim, x);
+    norm_head(h < r.heads ? r.q_norm : r.k_norm, r.norm_eps, r.head_dim, x);
+    rotate_head(r, x);
+    to_bf16(x, r.head_dim, out);
+  }
+  to_bf16(source, static_cast<std::int64_t>(r.kv_heads) * r.head_dim, out);
+}
+
+void append(const AppendRow& a) {
+  const std::int64_t columns = static_cast<std::int64_t>(a.kv_heads) * a.head_dim;
+  for (int h = 0; h < a.kv_heads; ++h) {
+    const bf16* k = a.kv + static_cast<std::int64_t>(h) * a.head_dim;
+    bf16* head = a.block + h * kv_head_elements(a.head_dim);
+    store_k(a, k, head);
+    store_v(a, k + columns, head);
   }
 }
 
@@ -137,6 +126,37 @@ void add(const float* x, std::int64_t n, float* y) {
     const __mmask16 mask = tail_mask(n - i);
     const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y + i), _mm512_maskz_loadu_ps(mask, x + i));
     _mm512_mask_storeu_ps(y + i, mask, sum);
+  }
+}
+
+// As the shard sums of gemm: parts wait on a stack and are added like carries of a binary counter. Four
+// vectors at a time, so that the counting is a small part of the work.
+void add_tree(const float* const* parts, int count, std::int64_t n, float* y) {
+  constexpr int kVectors = 4;
+  __m512 stack[8][kVectors];
+  for (std::int64_t first = 0; first < n; first += 16 * kVectors) {
+    __mmask16 mask[kVectors];
+    for (int j = 0; j < kVectors; ++j) {
+      const std::int64_t left = n - first - 16 * j;
+      mask[j] = left <= 0 ? __mmask16{0} : tail_mask(left);
+    }
+    const auto pop = [&](int depth) {  // the top onto the one below
+      for (int j = 0; j < kVectors; ++j)
+        stack[depth - 2][j] = _mm512_add_ps(stack[depth - 2][j], stack[depth - 1][j]);
+      return depth - 1;
+    };
+    int depth = 0;
+    for (int s = 0; s < count; ++s) {
+      for (int j = 0; j < kVectors; ++j)
+        stack[depth][j] = _mm512_maskz_loadu_ps(mask[j], parts[s] + first + 16 * j);
+      ++depth;
+      for (int carry = s; (carry & 1) != 0; carry >>= 1) depth = pop(depth);
+    }
+    while (depth > 1) depth = pop(depth);
+    for (int j = 0; j < kVectors; ++j) {
+      float* to = y + first + 16 * j;
+      _mm512_mask_storeu_ps(to, mask[j], _mm512_add_ps(_mm512_maskz_loadu_ps(mask[j], to), stack[0][j]));
+    }
   }
 }
 

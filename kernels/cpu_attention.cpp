@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary embedding with KV append, and attention, of the CPU backend.
+// Rotary embedding, KV append and attention of the CPU backend.
 #include <algorithm>
 
 #include "kernels/cpu_backend.h"
@@ -120,38 +120,60 @@ void check_heads(const char* operation, const AttentionShape& shape, const CpuAt
            batch.highest_block(), kv.blocks);
 }
 
+void check_groups(const QkvLayout& layout) {
+  const AttentionShape& s = layout.shape;
+  NS_CHECK(
+      s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.head_dim % 2 == 0 && s.head_dim <= kMaxHeadDim,
+      "kernels::rope: {} heads, {} KV heads of {} dimensions; head_dim must be even and at most {}", s.heads,
+      s.kv_heads, s.head_dim, kMaxHeadDim);
+  NS_CHECK(layout.groups == 1 || (layout.groups > 0 && layout.group_stride >= layout.width()),
+           "kernels::rope: {} groups of {} columns, {} apart", layout.groups, layout.width(),
+           layout.group_stride);
+}
+
 }  // namespace
 
 std::unique_ptr<AttentionBatch> CpuBackend::prepare(std::span<const SequenceSlice> slices) {
   return std::make_unique<CpuAttentionBatch>(slices);
 }
 
-void CpuBackend::rope_append(MatrixView<const float> qkv, const QkvLayout& layout,
-                             const AttentionBatch& batch_, const Rope& rope, const HeadNorm& norm,
-                             MatrixView<bf16> q, KvCache& cache, int layer) {
-  const CpuAttentionBatch& batch = own("rope_append", batch_);
-  const AttentionShape& shape = layout.shape;
-  check_heads("rope_append", shape, batch, cache, layer);
-  check_shape("rope_append", "qkv", qkv, batch.rows(),
-              static_cast<std::int64_t>(shape.heads + 2 * shape.kv_heads) * shape.head_dim);
-  check_shape("rope_append", "q", q, batch.rows(), static_cast<std::int64_t>(shape.heads) * shape.head_dim);
-  NS_CHECK(layout.groups > 0 && shape.heads % layout.groups == 0 && shape.kv_heads % layout.groups == 0,
-           "kernels::rope_append: {} heads and {} KV heads in {} groups", shape.heads, shape.kv_heads,
-           layout.groups);
-  check_shape("rope_append", "rope.sin", rope.sin, rope.cos.rows, rope.cos.cols);
-  NS_CHECK(rope.cos.data == nullptr ||
-               (rope.cos.rows >= batch.end_position() && 2 * rope.cos.cols <= shape.head_dim),
-           "kernels::rope_append: rope tables are {} x {}, need {} positions and at most {} columns",
-           rope.cos.rows, rope.cos.cols, batch.end_position(), shape.head_dim / 2);
-  const double cost = static_cast<double>(qkv.rows * qkv.cols) * kNanosecondsPerElement;
-  for_each_tile("kernels::rope_append", threads_, qkv.rows, cost, [&](int, std::int64_t row) {
-    const int position = batch.position(row);
-    const bool rotate = rope.cos.data != nullptr;
-    kernels_.rope_append({qkv.row(row), shape.heads, shape.kv_heads, shape.head_dim, layout.groups,
-                          rotate ? rope.cos.row(position) : nullptr,
-                          rotate ? rope.sin.row(position) : nullptr, static_cast<int>(2 * rope.cos.cols),
-                          norm.q, norm.k, norm.eps, q.row(row), cache.head(layer, batch.block(row), 0),
-                          position % kKvBlockTokens});
+void CpuBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch_,
+                      std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) {
+  const CpuAttentionBatch& batch = own("rope", batch_);
+  const AttentionShape& s = layout.shape;
+  check_groups(layout);
+  check_shape("rope", "qkv", qkv, qkv.rows,
+              std::max(qkv.cols, (layout.groups - 1) * layout.group_stride + layout.width()));
+  check_shape("rope", "out", out, layout.groups * qkv.rows, layout.width());
+  NS_CHECK(first_row >= 0 && first_row + qkv.rows <= batch.rows(),
+           "kernels::rope: rows {}..{} of a batch of {}", first_row, first_row + qkv.rows, batch.rows());
+  check_shape("rope", "rope.sin", rope.sin, rope.cos.rows, rope.cos.cols);
+  const bool rotate = rope.cos.data != nullptr;
+  NS_CHECK(!rotate || (rope.cos.rows >= batch.end_position() && 2 * rope.cos.cols <= s.head_dim),
+           "kernels::rope: rope tables are {} x {}, need {} positions and at most {} columns", rope.cos.rows,
+           rope.cos.cols, batch.end_position(), s.head_dim / 2);
+  const double cost = static_cast<double>(out.rows * out.cols) * kNanosecondsPerElement;
+  for_each_tile("kernels::rope", threads_, out.rows, cost, [&](int, std::int64_t tile) {
+    const std::int64_t row = tile / layout.groups;  // groups of a row one after the other: it is in cache
+    const std::int64_t group = tile % layout.groups;
+    const int position = batch.position(first_row + row);
+    kernels_.rope({qkv.row(row) + group * layout.group_stride, s.heads, s.kv_heads, s.head_dim,
+                   rotate ? rope.cos.row(position) : nullptr, rotate ? rope.sin.row(position) : nullptr,
+                   static_cast<int>(2 * rope.cos.cols), norm.q, norm.k, norm.eps,
+                   out.row(group * qkv.rows + row)});
+  });
+}
+
+void CpuBackend::append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch_,
+                        KvCache& cache, int layer) {
+  const CpuAttentionBatch& batch = own("append", batch_);
+  check_heads("append", shape, batch, cache, layer);
+  check_shape("append", "kv", kv, batch.rows(),
+              2 * static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim);
+  const double cost = static_cast<double>(kv.rows * kv.cols) * kNanosecondsPerElement;
+  for_each_tile("kernels::append", threads_, kv.rows, cost, [&](int, std::int64_t row) {
+    kernels_.append({kv.row(row), shape.kv_heads, shape.head_dim, cache.head(layer, batch.block(row), 0),
+                     batch.position(row) % kKvBlockTokens});
   });
 }
 

@@ -36,7 +36,8 @@ class CpuBackend final : public Backend {
   void gemm_partial(MatrixView<const bf16> x, const PackedView& w, std::span<const std::int64_t> bounds,
                     MatrixView<float> y) override;
   void add_tree(std::span<const MatrixView<const float>> parts, MatrixView<float> y) override;
-  void gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y) override;
+  void gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y,
+                     const float* bias) override;
 
   void embed(MatrixView<const bf16> table, const TokenId* ids, MatrixView<float> y, TokenId first_id,
              float scale) override;
@@ -46,12 +47,14 @@ class CpuBackend final : public Backend {
   void silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) override;
   void add(MatrixView<const float> x, MatrixView<float> y) override;
   void to_bf16(MatrixView<const float> x, MatrixView<bf16> y) override;
+  void copy(MatrixView<const bf16> x, MatrixView<bf16> y) override;
   void gather_rows(MatrixView<const float> x, const std::int32_t* rows, MatrixView<float> y) override;
 
   std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices) override;
-  void rope_append(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch,
-                   const Rope& rope, const HeadNorm& norm, MatrixView<bf16> q, KvCache& cache,
-                   int layer) override;
+  void rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch,
+            std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) override;
+  void append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch,
+              KvCache& cache, int layer) override;
   void attention(MatrixView<const bf16> q, const AttentionShape& shape, const AttentionBatch& batch,
                  const KvCache& cache, int layer, float scale, int window, MatrixView<bf16> out) override;
 

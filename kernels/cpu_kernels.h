@@ -50,24 +50,29 @@ struct GemmBlock {
   float* y;
   bf16* y16;
   std::int64_t y_stride;  // of y or y16
-  const float* bias;      // [cols] or null; assign only
+  const float* bias;      // null, or of this panel: [cols] for assign, gates and ups [64] for silu_mul
   void* scratch;
 };
 
-// One token: heads out of the fused QKV row, normed, rotated; q to q[H * D], K and V into one slot of a KV
-// block.
+// One token's heads of one owner: q and k normed and rotated, everything as bf16.
 struct RopeRow {
-  const float* qkv;
-  int heads, kv_heads, head_dim, groups;
+  const float* qkv;  // [Q heads | K heads | V heads] * head_dim
+  int heads, kv_heads, head_dim;
   const float* cos;  // [rotary_dim / 2] at this position, null: no rotation
   const float* sin;
   int rotary_dim;
   const float* q_norm;  // [head_dim] or null
   const float* k_norm;
   float norm_eps;
-  bf16* q;
-  bf16* kv;  // head 0 of this token's block; head h is kv_head_elements(head_dim) * h further
-  int slot;  // position % kKvBlockTokens
+  bf16* out;  // in the order of qkv
+};
+
+// One token's K and V into one slot of its KV block.
+struct AppendRow {
+  const bf16* kv;  // [K heads | V heads] * head_dim
+  int kv_heads, head_dim;
+  bf16* block;  // head 0; head h is kv_head_elements(head_dim) * h further
+  int slot;     // position % kKvBlockTokens
 };
 
 // Query tokens of one sequence against one KV head: `tokens` rows of q with `group` heads each, positions
@@ -93,11 +98,14 @@ struct AttentionBlock {
 struct CpuKernels {
   const char* name;
   void (*gemm)(const GemmBlock&);
-  void (*rope_append)(const RopeRow&);
+  void (*rope)(const RopeRow&);
+  void (*append)(const AppendRow&);
   void (*attention)(const AttentionBlock&);
   void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t n, bf16* y);
   void (*silu_mul)(const float* gate, const float* up, std::int64_t n, bf16* y);
   void (*add)(const float* x, std::int64_t n, float* y);
+  // y[n] += sum of parts[0 .. count)[n] in tree_sum's order; 1 <= count <= kMaxShards.
+  void (*add_tree)(const float* const* parts, int count, std::int64_t n, float* y);
   void (*to_bf16)(const float* x, std::int64_t n, bf16* y);
   // Sampling: defined operation by operation, so that all sets agree bit for bit.
   void (*argmax)(const float* x, std::int64_t n, std::int32_t* id, float* value);

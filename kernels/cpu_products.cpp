@@ -14,25 +14,13 @@ namespace {
 // Rough costs on one core, only to decide how many threads to wake.
 constexpr double kNanosecondsPerFlop = 0.005;
 constexpr double kNanosecondsPerByte = 0.05;
+constexpr double kNanosecondsPerAddend = 0.1;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
-constexpr int kTreeColumns = 256;
-
-// out = tree over parts, columns [first, first + count): tree_sum's order, many columns at a time.
-void add_parts(std::span<const float* const> parts, std::int64_t first, std::int64_t count, float* out) {
-  if (parts.size() == 1) {
-    std::copy_n(parts[0] + first, count, out);
-    return;
-  }
-  const std::size_t left = std::bit_ceil(parts.size()) / 2;
-  std::array<float, kTreeColumns> right;
-  add_parts(parts.first(left), first, count, out);
-  add_parts(parts.subspan(left), first, count, right.data());
-  for (std::int64_t c = 0; c < count; ++c) out[c] += right[c];
-}
+constexpr std::int64_t kTreeColumns = 4096;  // of one tile of add_tree
 
 }  // namespace
 
@@ -80,7 +68,7 @@ void CpuBackend::product(const char* label, MatrixView<const bf16> x, const Pack
     b.cols = static_cast<int>(std::min<std::int64_t>(columns_per_panel, columns - column));
     if (b.y != nullptr) b.y += row * b.y_stride + column;
     if (b.y16 != nullptr) b.y16 += row * b.y_stride + column;
-    if (b.bias != nullptr) b.bias += column;
+    if (b.bias != nullptr) b.bias += panel * kPanel;
     b.scratch = scratch(worker);
     if (b.rows > 0) kernels_.gemm(b);
   });
@@ -125,7 +113,8 @@ void CpuBackend::gemm_partial(MatrixView<const bf16> x, const PackedView& w,
   product("kernels::gemm_partial", x, w, block, w.n, kPanel);
 }
 
-void CpuBackend::gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y) {
+void CpuBackend::gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y,
+                               const float* bias) {
   check_shape("gemm_silu_mul", "y", y, x.rows, y.cols);
   NS_CHECK(w.n == gate_up_rows(y.cols),
            "kernels::gemm_silu_mul: W has {} rows, expected gate_up_rows({}) = {}", w.n, y.cols,
@@ -137,23 +126,31 @@ void CpuBackend::gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, Ma
   block.store = Store::silu_mul;
   block.y16 = y.data;
   block.y_stride = y.stride;
+  block.bias = bias;
   product("kernels::gemm_silu_mul", x, w, block, y.cols, kPanel / 2);
 }
 
 void CpuBackend::add_tree(std::span<const MatrixView<const float>> parts, MatrixView<float> y) {
   NS_CHECK(!parts.empty() && parts.size() <= kMaxShards, "kernels::add_tree: {} parts, expected 1 to {}",
            parts.size(), kMaxShards);
-  for (const auto& part : parts) check_shape("add_tree", "a part", part, y.rows, y.cols);
-  const double cost = static_cast<double>(y.rows * y.cols) * static_cast<double>(parts.size());
-  for_each_tile("kernels::add_tree", threads_, y.rows, cost, [&](int, std::int64_t r) {
-    std::array<const float*, kMaxShards> rows;
-    for (std::size_t i = 0; i < parts.size(); ++i) rows[i] = parts[i].row(r);
-    std::array<float, kTreeColumns> sum;
-    for (std::int64_t c = 0; c < y.cols; c += kTreeColumns) {
-      const std::int64_t count = std::min<std::int64_t>(kTreeColumns, y.cols - c);
-      add_parts({rows.data(), parts.size()}, c, count, sum.data());
-      kernels_.add(sum.data(), count, y.row(r) + c);
-    }
+  bool dense = y.stride == y.cols;
+  for (const auto& part : parts) {
+    check_shape("add_tree", "a part", part, y.rows, y.cols);
+    dense = dense && part.stride == part.cols;
+  }
+  // Rows that lie back to back are one long row: many short ones cost no more than a few long ones.
+  const std::int64_t rows = dense ? std::min<std::int64_t>(y.rows, 1) : y.rows;
+  const std::int64_t cols = dense ? y.rows * y.cols : y.cols;
+  const std::int64_t row_tiles = ceil_div(cols, kTreeColumns);
+  const double cost =
+      static_cast<double>(y.rows * y.cols) * static_cast<double>(parts.size() + 2) * kNanosecondsPerAddend;
+  for_each_tile("kernels::add_tree", threads_, rows * row_tiles, cost, [&](int, std::int64_t tile) {
+    const std::int64_t r = tile / row_tiles;
+    const std::int64_t first = tile % row_tiles * kTreeColumns;
+    std::array<const float*, kMaxShards> from;
+    for (std::size_t i = 0; i < parts.size(); ++i) from[i] = parts[i].row(r) + first;
+    kernels_.add_tree(from.data(), static_cast<int>(parts.size()), std::min(kTreeColumns, cols - first),
+                      y.row(r) + first);
   });
 }
 

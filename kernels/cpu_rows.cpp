@@ -15,6 +15,9 @@ namespace {
 constexpr double kStreaming = 0.25;
 constexpr double kSampling = 0.3;
 
+constexpr float kNoRow =
+    -0.0F;  // the only x for which y + x has the bits of y for every y, +0 and -0 included
+
 template <class T>
 double elements(const MatrixView<T>& m) {
   return static_cast<double>(m.rows) * static_cast<double>(m.cols);
@@ -74,7 +77,7 @@ void CpuBackend::embed(MatrixView<const bf16> table, const TokenId* ids, MatrixV
   for_each_tile("kernels::embed", threads_, y.rows, elements(y), [&](int, std::int64_t r) {
     const std::int64_t id = static_cast<std::int64_t>(ids[r]) - first_id;
     float* to = y.row(r);
-    if (id < 0 || id >= table.rows) return std::fill_n(to, y.cols, 0.0F), void();
+    if (id < 0 || id >= table.rows) return std::fill_n(to, y.cols, kNoRow), void();
     const bf16* from = table.row(id);
     for (std::int64_t c = 0; c < y.cols; ++c) to[c] = static_cast<float>(from[c]) * scale;
   });
@@ -86,7 +89,7 @@ void CpuBackend::embed(const PackedView& table, const TokenId* ids, MatrixView<f
   for_each_tile("kernels::embed", threads_, y.rows, 4 * elements(y), [&](int, std::int64_t r) {
     const std::int64_t id = static_cast<std::int64_t>(ids[r]) - first_id;
     float* to = y.row(r);
-    if (id < 0 || id >= table.n) return std::fill_n(to, y.cols, 0.0F), void();
+    if (id < 0 || id >= table.n) return std::fill_n(to, y.cols, kNoRow), void();
     const bf16* from = table.data + id / kPanelRows * table.panel_stride + id % kPanelRows * 2;
     for (std::int64_t c = 0; c < y.cols; ++c)
       to[c] = static_cast<float>(from[c / 2 * 2 * kPanelRows + c % 2]) * scale;
@@ -117,6 +120,12 @@ void CpuBackend::to_bf16(MatrixView<const float> x, MatrixView<bf16> y) {
   check_shape("to_bf16", "x", x, y.rows, y.cols);
   for_each_tile("kernels::to_bf16", threads_, y.rows, elements(y) * kStreaming,
                 [&](int, std::int64_t r) { kernels_.to_bf16(x.row(r), y.cols, y.row(r)); });
+}
+
+void CpuBackend::copy(MatrixView<const bf16> x, MatrixView<bf16> y) {
+  check_shape("copy", "x", x, y.rows, y.cols);
+  for_each_tile("kernels::copy", threads_, y.rows, elements(y) * kStreaming / 2,
+                [&](int, std::int64_t r) { std::copy_n(x.row(r), y.cols, y.row(r)); });
 }
 
 void CpuBackend::gather_rows(MatrixView<const float> x, const std::int32_t* rows, MatrixView<float> y) {

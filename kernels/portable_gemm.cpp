@@ -33,9 +33,12 @@ void chain(const bf16* x, const bf16* panel, std::int64_t begin, std::int64_t en
   std::memcpy(acc + first, sum, sizeof sum);
 }
 
-void store(const GemmBlock& b, int row, const float* acc) {
+void store(const GemmBlock& b, int row, float* acc) {
   const std::int64_t at = row * b.y_stride;
-  if (b.store == Store::silu_mul) return silu_mul(acc, acc + kPanel / 2, b.cols, b.y16 + at);
+  if (b.store == Store::silu_mul) {
+    if (b.bias != nullptr) add(b.bias, kPanel, acc);
+    return silu_mul(acc, acc + kPanel / 2, b.cols, b.y16 + at);
+  }
   if (b.store == Store::add) return add(acc, b.cols, b.y + at);
   for (int j = 0; j < b.cols; ++j) b.y[at + j] = b.bias != nullptr ? acc[j] + b.bias[j] : acc[j];
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -43,46 +44,40 @@ void rotate_head(const RopeRow& r, float* x) {
   }
 }
 
-void store_k(const RopeRow& r, const float* x, bf16* head) {
-  for (int d = 0; d < r.head_dim; ++d) {
-    head[static_cast<std::int64_t>(d / 2) * 2 * kKvBlockTokens + r.slot * 2 + d % 2] = bf16(x[d]);
+void store_k(const AppendRow& a, const bf16* k, bf16* head) {
+  for (int d = 0; d < a.head_dim; ++d) {
+    head[static_cast<std::int64_t>(d / 2) * 2 * kKvBlockTokens + a.slot * 2 + d % 2] = k[d];
   }
 }
 
-void store_v(const RopeRow& r, const float* x, bf16* head) {
-  const int padded = padded_head_dim(r.head_dim);
-  bf16* pair = head + v_offset(r.head_dim) + static_cast<std::int64_t>(r.slot / 2) * 2 * padded + r.slot % 2;
-  for (int d = 0; d < padded; ++d) pair[2 * d] = d < r.head_dim ? bf16(x[d]) : bf16(0.0F);
+void store_v(const AppendRow& a, const bf16* v, bf16* head) {
+  const int padded = padded_head_dim(a.head_dim);
+  bf16* pair = head + v_offset(a.head_dim) + static_cast<std::int64_t>(a.slot / 2) * 2 * padded + a.slot % 2;
+  for (int d = 0; d < padded; ++d) pair[2 * d] = d < a.head_dim ? v[d] : bf16(0.0F);
 }
 
 }  // namespace
 
-void rope_append(const RopeRow& r) {
-  const int q_heads = r.heads / r.groups;
-  const int kv_heads = r.kv_heads / r.groups;
+void rope(const RopeRow& r) {
   const float* source = r.qkv;
+  bf16* out = r.out;
   std::array<float, kMaxHeadDim> x{};
-  const auto next_head = [&] {
+  for (int h = 0; h < r.heads + r.kv_heads; ++h, source += r.head_dim, out += r.head_dim) {
     std::memcpy(x.data(), source, sizeof(float) * r.head_dim);
-    source += r.head_dim;
-  };
-  for (int group = 0; group < r.groups; ++group) {
-    for (int h = group * q_heads; h < (group + 1) * q_heads; ++h) {
-      next_head();
-      norm_head(r.q_norm, r.norm_eps, r.head_dim, x.data());
-      rotate_head(r, x.data());
-      to_bf16(x.data(), r.head_dim, r.q + static_cast<std::int64_t>(h) * r.head_dim);
-    }
-    for (int h = group * kv_heads; h < (group + 1) * kv_heads; ++h) {
-      next_head();
-      norm_head(r.k_norm, r.norm_eps, r.head_dim, x.data());
-      rotate_head(r, x.data());
-      store_k(r, x.data(), r.kv + h * kv_head_elements(r.head_dim));
-    }
-    for (int h = group * kv_heads; h < (group + 1) * kv_heads; ++h) {
-      next_head();
-      store_v(r, x.data(), r.kv + h * kv_head_elements(r.head_dim));
-    }
+    norm_head(h < r.heads ? r.q_norm : r.k_norm, r.norm_eps, r.head_dim, x.data());
+    rotate_head(r, x.data());
+    to_bf16(x.data(), r.head_dim, out);
+  }
+  to_bf16(source, static_cast<std::int64_t>(r.kv_heads) * r.head_dim, out);
+}
+
+void append(const AppendRow& a) {
+  const std::int64_t columns = static_cast<std::int64_t>(a.kv_heads) * a.head_dim;
+  for (int h = 0; h < a.kv_heads; ++h) {
+    const bf16* k = a.kv + static_cast<std::int64_t>(h) * a.head_dim;
+    bf16* head = a.block + h * kv_head_elements(a.head_dim);
+    store_k(a, k, head);
+    store_v(a, k + columns, head);
   }
 }
 
@@ -97,6 +92,23 @@ void silu_mul(const float* gate, const float* up, std::int64_t n, bf16* y) {
 
 void add(const float* x, std::int64_t n, float* y) {
   for (std::int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+// As the shard sums of gemm: parts wait on a stack and are added like carries of a binary counter.
+void add_tree(const float* const* parts, int count, std::int64_t n, float* y) {
+  constexpr std::int64_t kColumns = 64;
+  float stack[8][kColumns];
+  for (std::int64_t first = 0; first < n; first += kColumns) {
+    const std::int64_t columns = std::min(kColumns, n - first);
+    int depth = 0;
+    for (int s = 0; s < count; ++s, ++depth) {
+      std::memcpy(stack[depth], parts[s] + first, sizeof(float) * columns);
+      for (int carry = s; (carry & 1) != 0; carry >>= 1, --depth)
+        add(stack[depth], columns, stack[depth - 1]);
+    }
+    for (; depth > 1; --depth) add(stack[depth - 1], columns, stack[depth - 2]);
+    add(stack[0], columns, y + first);
+  }
 }
 
 void to_bf16(const float* x, std::int64_t n, bf16* y) {
