@@ -67,6 +67,16 @@ void visit(T& c, Visitor&& v, RunCounters*) {
   v("kv_blocks", c.kv_blocks);
   v("kv_blocks_high_water", c.kv_blocks_high_water);
   v("resident_bytes", c.resident_bytes);
+  v("layout_steps", c.layout_steps);
+  v("layout_tokens", c.layout_tokens);
+  v("layout_seconds", c.layout_seconds);
+  v("shifts", c.shifts);
+  v("traffic", c.traffic);
+  v("weight_bytes", c.weight_bytes);
+  v("host_pss_bytes", c.host_pss_bytes);
+  v("weight_bytes_per_rank", c.weight_bytes_per_rank);
+  v("load_bytes", c.load_bytes);
+  v("trace_events_dropped", c.trace_events_dropped);
   v("time_to_first_token", c.time_to_first_token);
   v("inter_token", c.inter_token);
   v("time_per_output_token", c.time_per_output_token);
@@ -86,6 +96,8 @@ void visit(T& r, Visitor&& v, RunRecord*) {
   v("replicas", r.replicas);
   v("sequence", r.sequence);
   v("tensor", r.tensor);
+  v("shift", r.shift);
+  v("calibration", r.calibration);
   v("reduction_shards", r.reduction_shards);
   v("kernel_set", r.kernel_set);
   v("numerics", r.numerics);
@@ -95,6 +107,13 @@ void visit(T& r, Visitor&& v, RunRecord*) {
   v("version", r.version);
   v("total", r.total);
   v("per_rank", r.per_rank);
+}
+
+template <class T, class Visitor>
+void visit(T& t, Visitor&& v, TrafficTotal*) {
+  v("bytes", t.bytes);
+  v("calls", t.calls);
+  v("seconds", t.seconds);
 }
 
 template <class T, class Visitor>
@@ -117,6 +136,15 @@ void visit(T& s, Visitor&& v, Status*) {
 }
 
 template <class T>
+json fields_to_json(const T& value);
+template <class T>
+T fields_from_json(const json& in);
+
+json save(const TrafficTotal& value) {
+  return fields_to_json(value);
+}
+
+template <class T>
 json save(const T& value) {
   if constexpr (requires { value.to_json(); }) {
     return json::parse(value.to_json());
@@ -130,6 +158,17 @@ json save(const std::vector<T>& list) {
   json out = json::array();
   for (const T& item : list) out.push_back(save(item));
   return out;
+}
+
+template <class T>
+json save(const std::map<std::string, T>& table) {
+  json out = json::object();
+  for (const auto& [name, item] : table) out[name] = save(item);
+  return out;
+}
+
+void restore(const json& in, TrafficTotal& value) {
+  value = fields_from_json<TrafficTotal>(in);
 }
 
 template <class T>
@@ -148,24 +187,51 @@ void restore(const json& in, std::vector<T>& list) {
 }
 
 template <class T>
-std::string fields_to_json(const T& value) {
-  json out;
-  visit(
-      value, [&](const char* name, const auto& field) { out[name] = save(field); }, static_cast<T*>(nullptr));
-  return out.dump();
+void restore(const json& in, std::map<std::string, T>& table) {
+  table.clear();
+  for (const auto& [name, item] : in.items()) restore(item, table[name]);
 }
 
 template <class T>
-T fields_from_json(const std::string& text) {
+json fields_to_json(const T& value) {
+  json out;
+  visit(
+      value, [&](const char* name, const auto& field) { out[name] = save(field); }, static_cast<T*>(nullptr));
+  return out;
+}
+
+template <class T>
+T fields_from_json(const json& in) {
   T value;
+  visit(
+      value, [&](const char* name, auto& field) { restore(in.at(name), field); }, static_cast<T*>(nullptr));
+  return value;
+}
+
+template <class T>
+T parse_fields(const std::string& text) {
   try {
-    const json in = json::parse(text);
-    visit(
-        value, [&](const char* name, auto& field) { restore(in.at(name), field); }, static_cast<T*>(nullptr));
+    return fields_from_json<T>(json::parse(text));
   } catch (const json::exception& error) {
     throw Error(fmt::format("damaged job record: {}", error.what()));
   }
-  return value;
+}
+
+// Sums of two counters of a kind.
+template <class T>
+void accumulate(T& sum, const T& more) {
+  sum += more;
+}
+void accumulate(LatencySketch& sum, const LatencySketch& more) {
+  sum.merge(more);
+}
+template <class T, std::size_t n>
+void accumulate(std::array<T, n>& sum, const std::array<T, n>& more) {
+  for (std::size_t i = 0; i < n; ++i) sum[i] += more[i];
+}
+template <class T>
+void accumulate(std::map<std::string, T>& sum, const std::map<std::string, T>& more) {
+  for (const auto& [name, value] : more) sum[name] += value;
 }
 
 }  // namespace
@@ -214,6 +280,13 @@ LatencySketch LatencySketch::from_json(const std::string& text) {
   return sketch;
 }
 
+TrafficTotal& TrafficTotal::operator+=(const TrafficTotal& other) {
+  bytes += other.bytes;
+  calls += other.calls;
+  seconds += other.seconds;
+  return *this;
+}
+
 void RunCounters::add(const RunCounters& other) {
   RunCounters& mine = *this;
   std::vector<const void*> theirs;
@@ -225,33 +298,28 @@ void RunCounters::add(const RunCounters& other) {
       mine,
       [&](const char*, auto& field) {
         using Field = std::remove_reference_t<decltype(field)>;
-        const auto& value = *static_cast<const Field*>(theirs[at++]);
-        if constexpr (requires { field.merge(value); }) {
-          field.merge(value);
-        } else {
-          field += value;
-        }
+        accumulate(field, *static_cast<const Field*>(theirs[at++]));
       },
       static_cast<RunCounters*>(nullptr));
 }
 
 std::string RunCounters::to_json() const {
-  return fields_to_json(*this);
+  return fields_to_json(*this).dump();
 }
 RunCounters RunCounters::from_json(const std::string& text) {
-  return fields_from_json<RunCounters>(text);
+  return parse_fields<RunCounters>(text);
 }
 std::string RunRecord::to_json() const {
-  return fields_to_json(*this);
+  return fields_to_json(*this).dump();
 }
 RunRecord RunRecord::from_json(const std::string& text) {
-  return fields_from_json<RunRecord>(text);
+  return parse_fields<RunRecord>(text);
 }
 std::string Status::to_json() const {
-  return fields_to_json(*this);
+  return fields_to_json(*this).dump();
 }
 Status Status::from_json(const std::string& text) {
-  return fields_from_json<Status>(text);
+  return parse_fields<Status>(text);
 }
 
 fs::path Session::prompts_file(const Job& job) const {

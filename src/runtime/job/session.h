@@ -13,6 +13,7 @@
 // Front end and ranks meet only here; nothing below needs MPI, Kokkos or CUDA.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -45,7 +46,21 @@ class LatencySketch {
   double max_ = 0.0;
 };
 
+// Sums of one kind of collective since the start: bytes that a rank sent to others, calls, and the wall time
+// inside them, waiting for the slowest rank included.
+struct TrafficTotal {
+  std::uint64_t bytes = 0;
+  std::uint64_t calls = 0;
+  double seconds = 0.0;
+
+  TrafficTotal& operator+=(const TrafficTotal& other);
+  bool operator==(const TrafficTotal&) const = default;
+};
+
 // What one rank (or, summed, one start) has done. Definitions are in docs/operations.md, section "Report".
+// The ranks of a replica work on the same sequences: what belongs to the replica (prompts, tokens, steps,
+// FLOPs, latencies) is counted by its leader alone and is 0 in the others, so that sums over ranks are right.
+// Seconds, peaks, traffic and memory are every rank's own.
 struct RunCounters {
   std::uint64_t prompts_done = 0;  // samples with an answer
   std::uint64_t prompts_failed = 0;
@@ -60,7 +75,7 @@ struct RunCounters {
   double compute_seconds = 0.0;  // in the model call
   double host_seconds = 0.0;     // claim, admit, plan, commit, emit: everything between model calls
   double idle_seconds = 0.0;     // nothing to run: start of the job, waiting for the slowest rank
-  double load_seconds = 0.0;     // reading and packing the weights
+  double load_seconds = 0.0;     // reading and packing the weights, waiting for others of the host included
   double model_flops = 0.0;      // useful: recomputation excluded
   double hardware_flops = 0.0;   // recomputation included
   double memory_bytes = 0.0;     // weights and KV read and written, by formula
@@ -69,6 +84,23 @@ struct RunCounters {
   std::uint64_t kv_blocks = 0;
   std::uint64_t kv_blocks_high_water = 0;
   std::uint64_t resident_bytes = 0;  // of the process, at the end
+
+  // By layout, index parallel::Layout. Counted like steps, by the leader of a replica.
+  std::array<std::uint64_t, 2> layout_steps{};
+  std::array<std::uint64_t, 2> layout_tokens{};
+  std::array<double, 2> layout_seconds{};  // model calls, communication included
+  std::uint64_t shifts = 0;                // steps in another layout than the one before
+
+  std::map<std::string, TrafficTotal> traffic;  // of this rank, by kind (parallel::kTrafficNames)
+
+  // Of a host: counted by its first rank alone and 0 in the others, so that sums are over hosts.
+  std::uint64_t weight_bytes = 0;    // packed weights, which stand once per host
+  std::uint64_t host_pss_bytes = 0;  // proportional set size of all ranks of the host, at the end
+  // Of a rank.
+  std::uint64_t weight_bytes_per_rank = 0;  // of the packed weights, what this rank's layouts read: the
+                                            // view of the base layout, within which the shift layout's lies
+  std::uint64_t load_bytes = 0;             // read from the checkpoint by this rank
+  std::uint64_t trace_events_dropped = 0;   // that did not fit into memory
 
   LatencySketch time_to_first_token;
   LatencySketch inter_token;  // pooled over all tokens but the first of each sample
@@ -90,7 +122,9 @@ struct RunRecord {
   std::string stopped_by;  // "", "SIGTERM", ... when it ended early
   int ranks = 0;
   int threads = 0;
-  int replicas = 0, sequence = 1, tensor = 1;
+  int replicas = 0, sequence = 1, tensor = 1;  // ranks = replicas * sequence * tensor
+  std::string shift;                           // what the policy does (ShiftPolicy::describe)
+  std::string calibration;  // what it measured at start (Calibration::to_json); empty: nothing
   int reduction_shards = 0;
   std::string kernel_set;
   std::string numerics;
