@@ -214,26 +214,53 @@ BENCHMARK(BM_rms_norm)
     ->Args({512, 896})
     ->Args({2048, 4096});
 
-void BM_rope_append(benchmark::State& state) {
-  const AttentionShape s{static_cast<int>(state.range(1)), static_cast<int>(state.range(2)),
-                         static_cast<int>(state.range(3))};
+// range: tokens, heads, KV heads, head_dim, owners of heads, append (0 or 1)
+void BM_rope(benchmark::State& state) {
   const int tokens = static_cast<int>(state.range(0));
+  const int owners = static_cast<int>(state.range(4));
+  const AttentionShape s{static_cast<int>(state.range(1)) / owners, static_cast<int>(state.range(2)) / owners,
+                         static_cast<int>(state.range(3))};
+  QkvLayout layout{s, owners, 0};
+  layout.group_stride = layout.width();
   Cache cache = filled_cache(s, 1, tokens);
   const auto batch = backend().prepare(std::vector{SequenceSlice{0, tokens, 0, cache.blocks[0]}});
-  const auto qkv =
-      random_matrix<float>(tokens, static_cast<std::int64_t>(s.heads + 2 * s.kv_heads) * s.head_dim);
-  const auto q = backend().matrix<bf16>(tokens, static_cast<std::int64_t>(s.heads) * s.head_dim, "bench::q");
+  const auto qkv = random_matrix<float>(tokens, owners * layout.width());
+  const auto heads = backend().matrix<bf16>(owners * tokens, layout.width(), "bench::heads");
   const auto table = random_matrix<float>(tokens, s.head_dim / 2);
+  const std::int64_t q_columns = static_cast<std::int64_t>(s.heads) * s.head_dim;
+  const auto kv = heads.view().rows_from(0, tokens).cols_from(q_columns, layout.width() - q_columns);
   measure(state, 0.0, 6.0 * static_cast<double>(qkv.rows() * qkv.cols()), [&] {
-    backend().rope_append(qkv, {s, 1}, *batch, {table, table}, {}, q, cache.kv, 0);
+    backend().rope(qkv, layout, *batch, 0, {table, table}, {}, heads);
+    if (state.range(5) != 0) backend().append(kv, s, *batch, cache.kv, 0);
   });
 }
-BENCHMARK(BM_rope_append)
-    ->ArgNames({"M", "H", "Hkv", "D"})
+BENCHMARK(BM_rope)
+    ->ArgNames({"M", "H", "Hkv", "D", "owners", "append"})
     ->UseManualTime()
-    ->Args({1, 4, 2, 64})
-    ->Args({512, 14, 2, 64})
-    ->Args({512, 32, 8, 128});
+    ->Args({1, 4, 2, 64, 1, 1})
+    ->ArgsProduct({{512}, {14}, {2}, {64}, {1, 2}, {0}})
+    ->ArgsProduct({{512}, {32}, {8}, {128}, {1, 8}, {0}})
+    ->Args({512, 14, 2, 64, 1, 1})
+    ->Args({512, 32, 8, 128, 1, 1});
+
+// range: parts, rows, columns
+void BM_add_tree(benchmark::State& state) {
+  std::vector<Matrix<float>> parts;
+  std::vector<MatrixView<const float>> views;
+  for (int i = 0; i < state.range(0); ++i) {
+    parts.push_back(random_matrix<float>(state.range(1), state.range(2)));
+    views.push_back(parts.back());
+  }
+  const auto y = random_matrix<float>(state.range(1), state.range(2));
+  measure(state, 0.0, 4.0 * static_cast<double>(y.rows() * y.cols()) * static_cast<double>(parts.size() + 2),
+          [&] { backend().add_tree(views, y); });
+}
+BENCHMARK(BM_add_tree)
+    ->ArgNames({"parts", "M", "N"})
+    ->UseManualTime()
+    ->ArgsProduct({{2, 4, 8}, {64}, {896}})
+    ->ArgsProduct({{2, 8}, {64 * 896 / 64}, {64}})
+    ->ArgsProduct({{2, 8}, {512}, {4096}});
 
 void BM_silu_mul(benchmark::State& state) {
   const auto gate = random_matrix<float>(state.range(0), state.range(1));

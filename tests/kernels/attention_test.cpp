@@ -45,6 +45,17 @@ float scale_of(const AttentionShape& s) {
   return 1.0F / std::sqrt(static_cast<float>(s.head_dim));
 }
 
+// One step of all heads on one rank: rope, append, attention. What rope wrote is read in place, with strides.
+void step(Backend& backend, const AttentionShape& s, const AttentionBatch& batch, MatrixView<const float> qkv,
+          KvCache& cache, int window, MatrixView<bf16> out) {
+  Host<bf16> heads(qkv.rows, qkv.cols, kPoison);  // [rows, (H + 2 Hkv) D]
+  backend.rope(qkv, {s}, batch, 0, {}, {}, heads.view());
+  backend.append(heads.view().cols_from(s.heads * s.head_dim, 2 * s.kv_heads * s.head_dim), s, batch, cache,
+                 0);
+  backend.attention(heads.view().cols_from(0, s.heads * s.head_dim), s, batch, cache, 0, scale_of(s), window,
+                    out);
+}
+
 // Steps through chunks of a sequence: appends each chunk, then attends. Returns the outputs of all positions.
 Host<bf16> run(Backend& backend, const Sequence& sequence, const std::vector<int>& chunks,
                const std::vector<BlockId>& blocks, KvCache& cache, int window = 0) {
@@ -53,10 +64,8 @@ Host<bf16> run(Backend& backend, const Sequence& sequence, const std::vector<int
   int start = 0;
   for (const int chunk : chunks) {
     const std::array slices{SequenceSlice{0, chunk, start, blocks}};
-    const auto batch = backend.prepare(slices);
-    Host<bf16> q(chunk, s.heads * s.head_dim, kPoison);
-    backend.rope_append(sequence.qkv.row(start, chunk), {s, 1}, *batch, {}, {}, q.view(), cache, 0);
-    backend.attention(q.view(), s, *batch, cache, 0, scale_of(s), window, out.view().rows_from(start, chunk));
+    step(backend, s, *backend.prepare(slices), sequence.qkv.row(start, chunk), cache, window,
+         out.view().rows_from(start, chunk));
     start += chunk;
   }
   return out;
@@ -190,10 +199,8 @@ TEST_P(Attention, BatchCompositionGivesTheSameBits) {
       qkv.rows += rows.rows;
     }
     const auto batch = backend_->prepare(slices);
-    Host<bf16> q(qkv.rows, s.heads * s.head_dim, kPoison);
     Host<bf16> out(qkv.rows, s.heads * s.head_dim, kPoison);
-    backend_->rope_append(qkv.view(), {s, 1}, *batch, {}, {}, q.view(), cache, 0);
-    backend_->attention(q.view(), s, *batch, cache, 0, scale_of(s), 0, out.view());
+    step(*backend_, s, *batch, qkv.view(), cache, 0, out.view());
     for (std::size_t i = 0; i < order.size(); ++i) {
       const auto alone = run(*backend_, sequences[order[i]], {contexts[order[i]]});
       EXPECT_TRUE(same_bits(&out(slices[i].first_row, 0), &alone(starts[order[i]], 0),
@@ -219,6 +226,69 @@ TEST_P(Attention, HeadsDoNotDependOnTheirCompany) {  // a TP rank holds some of 
   }
 }
 
+// Sequence parallelism: every rank rotates its slice of the tokens for all owners; an owner appends and
+// attends what it got from all slices, whose borders cut through sequences.
+TEST_P(Attention, OwnersOfHeadsFedBySlicesOfTokensGiveTheSameBits) {
+  const AttentionShape all{8, 4, 64};
+  const std::array contexts{70, 1, 33};
+  std::vector<std::vector<BlockId>> blocks;
+  std::vector<SequenceSlice> slices;
+  std::int64_t rows = 0;
+  int block = 0;
+  for (const int context : contexts) {
+    blocks.push_back(table(context, block));
+    block += static_cast<int>(blocks.back().size());
+  }
+  for (std::size_t i = 0; i < contexts.size(); rows += contexts[i++])
+    slices.push_back({rows, contexts[i], 0, blocks[i]});
+  const auto batch = backend_->prepare(slices);
+  const auto qkv = random_floats(rows, 16 * 64, 52);
+  KvCache cache = poisoned_cache(*backend_, all, block);
+  Host<bf16> whole(rows, 8 * 64, kPoison);
+  step(*backend_, all, *batch, qkv.view(), cache, 0, whole.view());
+
+  const AttentionShape own{2, 1, 64};
+  constexpr int kOwners = 4;
+  const QkvLayout layout{own, kOwners, 4 * 64 + 6};
+  for (const std::int64_t cut : {std::int64_t{0}, std::int64_t{1}, std::int64_t{50}, rows}) {
+    std::vector<Host<bf16>> received(kOwners, Host<bf16>(rows, 4 * 64, kPoison));
+    for (const auto& [first, count] : {std::pair{std::int64_t{0}, cut}, {cut, rows - cut}}) {
+      Host<float> mine(count, kOwners * layout.group_stride, kNaN);  // owner order, padding between owners
+      for (std::int64_t r = 0; r < count; ++r) {
+        for (int owner = 0; owner < kOwners; ++owner) {
+          std::copy_n(&qkv(first + r, owner * 128), 128, &mine(r, owner * layout.group_stride));
+          std::copy_n(&qkv(first + r, 512 + owner * 64), 64, &mine(r, owner * layout.group_stride + 128));
+          std::copy_n(&qkv(first + r, 768 + owner * 64), 64, &mine(r, owner * layout.group_stride + 192));
+        }
+      }
+      Host<bf16> sent(kOwners * count, layout.width(), kPoison);
+      backend_->rope(mine.view(), layout, *batch, first, {}, {}, sent.view());
+      for (int owner = 0; owner < kOwners; ++owner)
+        backend_->copy(sent.view().rows_from(owner * count, count),
+                       received[owner].view().rows_from(first, count));
+    }
+    for (int owner = 0; owner < kOwners; ++owner) {
+      KvCache part = poisoned_cache(*backend_, own, block);
+      Host<bf16> out(rows, 128, kPoison);
+      backend_->append(received[owner].view().cols_from(128, 128), own, *batch, part, 0);
+      backend_->attention(received[owner].view().cols_from(0, 128), own, *batch, part, 0, scale_of(own), 0,
+                          out.view());
+      for (std::int64_t r = 0; r < rows; ++r)
+        ASSERT_TRUE(same_bits(&out(r, 0), &whole(r, owner * 128), 128))
+            << "owner " << owner << ", cut " << cut;
+    }
+  }
+}
+
+TEST_P(Attention, NothingToDoIsAllowed) {
+  const AttentionShape s{4, 2, 64};
+  KvCache cache = poisoned_cache(*backend_, s, 1);
+  const auto batch = backend_->prepare({});
+  EXPECT_EQ(batch->rows(), 0);
+  step(*backend_, s, *batch, {nullptr, 0, 512}, cache, 0, {nullptr, 0, 256});
+  EXPECT_TRUE(std::isnan(value(cache.head(0, 0, 0)[2])));
+}
+
 TEST_P(Attention, LargeScoresDoNotOverflow) {
   Sequence sequence({2, 1, 64}, 130, 51);
   for (float& x : sequence.qkv.data)
@@ -240,6 +310,12 @@ TEST_P(Attention, RefusesWhatDoesNotFit) {
   EXPECT_THROW(backend_->attention(q.view(), s, *batch, cache, 0, 1.0F, 0, out.view()),
                Error);  // block 5 of 2
   EXPECT_THROW(backend_->attention(q.view(), {4, 1, 64}, *batch, cache, 0, 1.0F, 0, out.view()), Error);
+  EXPECT_THROW(backend_->append(q.view(), s, *batch, cache, 0), Error);  // block 5 of 2
+  Host<float> qkv(19, 512);
+  Host<bf16> heads(19, 512);
+  EXPECT_NO_THROW(backend_->rope(qkv.view(), {s}, *batch, 1, {}, {}, heads.view()));
+  EXPECT_THROW(backend_->rope(qkv.view(), {s}, *batch, 2, {}, {}, heads.view()), Error);  // rows 2..21 of 20
+  EXPECT_THROW(backend_->rope(qkv.view(), {{2, 1, 64}, 2, 255}, *batch, 0, {}, {}, heads.view()), Error);
 }
 
 }  // namespace

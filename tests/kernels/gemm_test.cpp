@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "core/reduction.h"
 #include "kernels/support.h"
 
 namespace nightshift::kernels::test {
@@ -131,31 +132,121 @@ TEST_P(Gemm, ReducedFollowsItsDefinition) {
   }
 }
 
+// Row-parallel shards of P ranks, as tensor parallelism cuts them: whole heads, or whole gate/up units. The
+// small widths leave some ranks without any unit.
 TEST_P(Gemm, RanksThatHoldSubtreesReproduceTheBits) {
   constexpr int kRows = 9;
-  constexpr int kK = 1792;
-  const auto x = random_bf16(kRows, kK, 13);
-  const PackedMatrix w = packed(*backend_, random_bf16(200, kK, 14));
-  const auto bounds = even_bounds(kK, kReductionShards);
-  const auto residual = random_floats(kRows, 200, 15);
-  Host<float> whole = residual;
-  backend_->gemm_reduced(x.view(), w, bounds, whole.view());
-  for (const int ranks : {1, 2, 4, 8}) {
-    const int each = kReductionShards / ranks;
-    std::vector<Host<float>> parts(ranks, Host<float>(kRows, 200, kNaN));
-    std::vector<MatrixView<const float>> views;
-    for (int rank = 0; rank < ranks; ++rank) {
-      std::vector<std::int64_t> own(bounds.begin() + rank * each, bounds.begin() + (rank + 1) * each + 1);
-      const std::int64_t begin = own.front();
-      const std::int64_t end = own.back();
-      for (auto& b : own) b -= begin;
-      backend_->gemm_partial(x.view().cols_from(begin, end - begin), w.view().k_range(begin, end), own,
-                             parts[rank].view());
-      views.push_back(parts[rank].view());
+  struct Cut {
+    std::int64_t k, unit;
+  };
+  for (const Cut cut : {Cut{14 * 64, 64},
+                        {4864, kMlpUnit},
+                        {24 * 80, 80},
+                        {352, kMlpUnit},
+                        {96, kMlpUnit},
+                        {100, kMlpUnit},
+                        {2 * 64, 64}}) {
+    const auto x = random_bf16(kRows, cut.k, 13);
+    const PackedMatrix w = packed(*backend_, random_bf16(200, cut.k, 14));
+    const ReductionBounds bounds = reduction_bounds(cut.k, cut.unit);
+    auto residual = random_floats(kRows, 200, 15);
+    residual(0, 0) = -0.0F;
+    Host<float> whole = residual;
+    backend_->gemm_reduced(x.view(), w, bounds, whole.view());
+    for (const int ranks : {1, 2, 4, 8}) {
+      const int each = kReductionShards / ranks;
+      std::vector<Host<float>> parts(ranks, Host<float>(kRows, 200, kNaN));
+      std::vector<MatrixView<const float>> views;
+      for (int rank = 0; rank < ranks; ++rank) {
+        std::vector<std::int64_t> own(bounds.begin() + rank * each, bounds.begin() + (rank + 1) * each + 1);
+        const std::int64_t begin = own.front();
+        const std::int64_t end = own.back();
+        for (auto& b : own) b -= begin;
+        backend_->gemm_partial(x.view().cols_from(begin, end - begin), w.view().k_range(begin, end), own,
+                               parts[rank].view());
+        views.push_back(parts[rank].view());
+      }
+      Host<float> y = residual;
+      backend_->add_tree(views, y.view());
+      EXPECT_TRUE(same_bits(y.data, whole.data)) << ranks << " ranks, K " << cut.k;
     }
-    Host<float> y = residual;
-    backend_->add_tree(views, y.view());
-    EXPECT_TRUE(same_bits(y.data, whole.data)) << ranks << " ranks";
+  }
+}
+
+// Column-parallel shards of a fused matrix: every rank's outputs are columns of the whole product, with bias
+// and behind padding, for a row-parallel shard of K too.
+TEST_P(Gemm, ColumnShardsAreColumnsOfTheWhole) {
+  constexpr int kRows = 13;
+  constexpr int kN = 8 * 128;
+  const auto x = random_bf16(kRows, 500, 26);
+  const PackedMatrix w = packed(*backend_, random_bf16(kN, 500, 27));
+  const auto bias = random_floats(1, kN, 28);
+  for (const auto& [begin, end] : {std::pair{0, 500}, {64, 500}, {128, 300}, {2, 4}}) {
+    const auto inputs = x.view().cols_from(begin, end - begin);
+    Host<float> whole(kRows, kN, kNaN);
+    backend_->gemm(inputs, w.view().k_range(begin, end), whole.view(), bias.data.data());
+    for (const int ranks : {2, 4, 8}) {
+      const std::int64_t each = kN / ranks;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const std::int64_t count = rank % 3 == 0 ? each - 20 : each;  // some end inside a panel
+        Host<float> y(kRows, count, kNaN);
+        backend_->gemm(inputs, w.view().columns(rank * each, count).k_range(begin, end), y.view(),
+                       bias.data.data() + rank * each);
+        for (int r = 0; r < kRows; ++r)
+          ASSERT_TRUE(same_bits(&y(r, 0), &whole(r, rank * each), count))
+              << rank << " of " << ranks << " ranks";
+      }
+    }
+  }
+}
+
+TEST_P(Gemm, NothingToDoIsAllowed) {
+  const PackedMatrix w = packed(*backend_, random_bf16(128, 64, 29));
+  const std::array<std::int64_t, 3> bounds{0, 32, 64};
+  const std::array<std::int64_t, 3> none{0, 0, 0};
+  const MatrixView<const bf16> no_rows{nullptr, 0, 64};
+  backend_->gemm(no_rows, w, {nullptr, 0, 128});
+  backend_->gemm_reduced(no_rows, w, bounds, {nullptr, 0, 128});
+  backend_->gemm_partial(no_rows, w, bounds, {nullptr, 0, 128});
+  backend_->gemm_silu_mul(no_rows, w, {nullptr, 0, 64});
+  const auto x = random_bf16(3, 64, 30);
+  backend_->gemm(x.view(), w.view().columns(128, 0), {nullptr, 3, 0});
+  Host<float> y(3, 128, kNaN);  // a rank without any input feature: sums of nothing
+  backend_->gemm_partial(x.view().cols_from(64, 0), w.view().k_range(64, 64), none, y.view());
+  EXPECT_TRUE(same_bits(y.data, std::vector<float>(3 * 128, 0.0F)));
+}
+
+// A sum over ranks as it arrives: [units, 64] back to back, rows of any width, views with strides.
+TEST_P(Gemm, AddTreeFollowsItsDefinitionForEveryShapeOfView) {
+  for (const int count : {1, 2, 3, 4, 5, 7, 8, 16, 64}) {
+    for (const auto& [rows, cols, padding] : {std::array{300, 64, 0},
+                                              {300, 64, 8},
+                                              {5, 1000, 0},
+                                              {5, 1000, 3},
+                                              {1, 1, 0},
+                                              {7, 33, 1},
+                                              {0, 64, 0}}) {
+      std::vector<Host<float>> parts;
+      std::vector<MatrixView<const float>> views;
+      parts.reserve(count);
+      for (int i = 0; i < count; ++i) {
+        parts.push_back(random_floats(rows, cols + padding, static_cast<unsigned>(i)));
+        for (float& value : parts.back().data) value = std::abs(value) < 0.3F ? -0.0F : value;
+        views.push_back(parts.back().view().cols_from(0, cols));
+      }
+      Host<float> y = random_floats(rows, cols + padding, 99);
+      for (float& value : y.data) value = std::abs(value) < 0.5F ? -0.0F : value;
+      Host<float> expected = y;
+      for (int r = 0; r < rows; ++r) {
+        for (int c = 0; c < cols; ++c) {
+          std::vector<float> values;
+          for (const auto& part : parts) values.push_back(part(r, c));
+          expected(r, c) += tree_sum(values);
+        }
+      }
+      backend_->add_tree(views, y.view().cols_from(0, cols));
+      EXPECT_TRUE(same_bits(y.data, expected.data)) << count << " parts of " << rows << " x " << cols;
+    }
   }
 }
 
@@ -195,6 +286,37 @@ TEST_P(Gemm, SiluMulIsTheProductThenTheActivation) {
     backend_->gemm(x.view(), packed(*backend_, up), u.view());
     backend_->silu_mul(g.view(), u.view(), apart.view());
     EXPECT_TRUE(same_bits(fused.data, apart.data)) << "intermediate " << intermediate;
+  }
+}
+
+// Biases of gate and up, and the shards of tensor parallelism, which start at any panel.
+TEST_P(Gemm, SiluMulAddsBiasesFirst) {
+  for (const int intermediate : {32, 33, 100, 352}) {
+    const int rows = 7;
+    const int k = 96;
+    const auto x = random_bf16(rows, k, 31);
+    const PackedMatrix w = packed(*backend_, random_bf16(gate_up_rows(intermediate), k, 32, 0.2F));
+    const auto bias = random_floats(1, w.n(), 33);
+    Host<float> both(rows, w.n(), kNaN);
+    backend_->gemm(x.view(), w, both.view(), bias.data.data());
+    Host<bf16> fused(rows, intermediate, kPoison);
+    Host<bf16> apart(rows, intermediate, kPoison);
+    Host<bf16> shards(rows, intermediate, kPoison);
+    backend_->gemm_silu_mul(x.view(), w, fused.view(), bias.data.data());
+    for (int first = 0; first < intermediate; first += 32) {
+      const int count = std::min(32, intermediate - first);
+      backend_->silu_mul(both.view().cols_from(gate_up_row(first, false), count),
+                         both.view().cols_from(gate_up_row(first, true), count),
+                         apart.view().cols_from(first, count));
+    }
+    for (int first = 0; first < intermediate; first += 64) {
+      const int count = std::min(64, intermediate - first);
+      backend_->gemm_silu_mul(x.view(), w.view().columns(gate_up_row(first, false), gate_up_rows(count)),
+                              shards.view().cols_from(first, count),
+                              bias.data.data() + gate_up_row(first, false));
+    }
+    EXPECT_TRUE(same_bits(fused.data, apart.data)) << "intermediate " << intermediate;
+    EXPECT_TRUE(same_bits(fused.data, shards.data)) << "intermediate " << intermediate;
   }
 }
 

@@ -112,7 +112,7 @@ TEST_P(Rows, ReadNothingBehindTheirInputs) {
   }
 }
 
-TEST_P(Rows, EmbedTakesRowsAndZeroesForeignIds) {
+TEST_P(Rows, EmbedTakesRowsAndLeavesForeignIdsToOthers) {
   const auto table = random_bf16(100, 48, 10);
   const PackedMatrix w = packed(*backend_, table);
   const std::array<TokenId, 6> ids{1000, 1099, 999, 1100, 0, 1042};
@@ -123,10 +123,73 @@ TEST_P(Rows, EmbedTakesRowsAndZeroesForeignIds) {
   for (int r = 0; r < 6; ++r) {
     for (int c = 0; c < 48; ++c) {
       const int id = ids[r] - 1000;
-      EXPECT_EQ(plain(r, c), id >= 0 && id < 100 ? 2.0F * static_cast<float>(table(id, c)) : 0.0F);
+      const float expected = id >= 0 && id < 100 ? 2.0F * static_cast<float>(table(id, c)) : -0.0F;
+      EXPECT_TRUE(same_bits(&plain(r, c), &expected, 1)) << r << ", " << c;
     }
   }
   EXPECT_TRUE(same_bits(plain.data, tied.data));
+}
+
+// Vocabulary shards: one rank has the row, all others -0.0, so the sum has the bits of the row, zeros' signs
+// too.
+TEST_P(Rows, SumsOfVocabularyShardsAreTheWholeTable) {
+  constexpr int kVocab = 320;
+  auto table = random_bf16(kVocab, 62, 21);
+  table(3, 5) = bf16(-0.0F);
+  table(200, 5) = bf16(0.0F);
+  table(319, 0).bits = 0x0001;  // the smallest denormal
+  const PackedMatrix w = packed(*backend_, table);
+  const std::array<TokenId, 7> ids{3, 319, 200, 64, 63, 0, 128};
+  Host<float> whole(7, 62, kNaN);
+  backend_->embed(table.view(), ids.data(), whole.view());
+  for (const int ranks : {1, 2, 4, 8}) {
+    std::vector<Host<float>> parts(ranks, Host<float>(7, 62, kNaN));
+    std::vector<MatrixView<const float>> views;
+    for (int rank = 0; rank < ranks; ++rank) {
+      const int first = std::min(kVocab, rank * (256 / ranks) / 64 * 64);
+      const int end =
+          rank + 1 == ranks ? kVocab : (rank + 1) * (256 / ranks) / 64 * 64;  // some ranks have none
+      backend_->embed(w.view().columns(first, end - first), ids.data(), parts[rank].view(), first);
+      views.push_back(parts[rank].view());
+    }
+    Host<float> y(7, 62, -0.0F);
+    backend_->add_tree(views, y.view());
+    EXPECT_TRUE(same_bits(y.data, whole.data)) << ranks << " ranks";
+  }
+}
+
+TEST_P(Rows, CopyKeepsEveryBitAndTheNeighbours) {
+  auto x = random_bf16(9, 70, 22);
+  x(0, 3).bits = 0x7fff;  // a NaN's payload
+  x(0, 4).bits = 0x8000;
+  Host<bf16> y(20, 50, kPoison);
+  backend_->copy(x.view().cols_from(3, 33), y.view().rows_from(7, 9).cols_from(11, 33));
+  for (int r = 0; r < 20; ++r) {
+    for (int c = 0; c < 50; ++c) {
+      const bool inside = r >= 7 && r < 16 && c >= 11 && c < 44;
+      EXPECT_EQ(y(r, c).bits, inside ? x(r - 7, c - 11 + 3).bits : kPoison.bits) << r << ", " << c;
+    }
+  }
+  EXPECT_THROW(backend_->copy(x.view(), y.view()), Error);
+}
+
+TEST_P(Rows, NoRowsAreAllowed) {
+  const MatrixView<float> floats{nullptr, 0, 64};
+  const MatrixView<bf16> halves{nullptr, 0, 64};
+  const auto table = random_bf16(64, 64, 23);
+  const PackedMatrix w = packed(*backend_, table);
+  backend_->embed(table.view(), nullptr, floats);
+  backend_->embed(w, nullptr, floats);
+  backend_->rms_norm(floats, nullptr, 1e-6F, halves);
+  backend_->silu_mul(floats, floats, halves);
+  backend_->add(floats, floats);
+  backend_->to_bf16(floats, halves);
+  backend_->copy(halves, halves);
+  backend_->gather_rows(floats, nullptr, floats);
+  backend_->argmax(floats, nullptr, nullptr);
+  backend_->sum_exp(floats, nullptr, std::array<std::int64_t, 2>{0, 64}, {nullptr, 0, 1});
+  backend_->top_k(floats, 3, {nullptr, 0, 3}, {nullptr, 0, 3});
+  backend_->add_tree(std::array<MatrixView<const float>, 2>{floats, floats}, floats);
 }
 
 TEST_P(Rows, GatherTakesRowsInOrder) {
@@ -137,106 +200,6 @@ TEST_P(Rows, GatherTakesRowsInOrder) {
   for (int r = 0; r < 3; ++r) EXPECT_TRUE(same_bits(&y(r, 0), &x(rows[r], 0), 20));
   const std::array<std::int32_t, 3> wrong{0, 9, 1};
   EXPECT_THROW(backend_->gather_rows(x.view(), wrong.data(), y.view()), Error);
-}
-
-struct RopeCase {
-  AttentionShape shape;
-  int rotary_dim;
-  bool norm;
-  int groups;
-};
-
-// What q, K and V of one token must be, by formula.
-std::vector<double> rotated_head(const float* x, const RopeCase& c, const Rope& rope, int position,
-                                 const float* weight) {
-  const int head_dim = c.shape.head_dim;
-  std::vector<double> y(x, x + head_dim);
-  if (weight != nullptr) {
-    double squares = 0.0;
-    for (const double v : y) squares += v * v;
-    for (int d = 0; d < head_dim; ++d) y[d] = y[d] / std::sqrt(squares / head_dim + 1e-6) * weight[d];
-  }
-  const int half = c.rotary_dim / 2;
-  for (int d = 0; d < half; ++d) {
-    const double a = y[d];
-    const double b = y[d + half];
-    y[d] = a * rope.cos.row(position)[d] - b * rope.sin.row(position)[d];
-    y[d + half] = b * rope.cos.row(position)[d] + a * rope.sin.row(position)[d];
-  }
-  return y;
-}
-
-// K and V as the documented layout places them.
-float k_at(const bf16* head, int slot, int d) {
-  return static_cast<float>(head[d / 2 * 32 + slot * 2 + d % 2]);
-}
-float v_at(const bf16* head, int slot, int d, int head_dim) {
-  const int padded = (head_dim + 15) / 16 * 16;
-  return static_cast<float>(head[16 * head_dim + slot / 2 * 2 * padded + 2 * d + slot % 2]);
-}
-
-void check_rope(Backend& backend, const RopeCase& c) {
-  const AttentionShape& s = c.shape;
-  const int tokens = 21;
-  const int start = 9;
-  Host<float> cos(40, c.rotary_dim / 2);
-  Host<float> sin(40, c.rotary_dim / 2);
-  for (int p = 0; p < 40; ++p) {
-    for (int i = 0; i < c.rotary_dim / 2; ++i) {
-      const double angle = p * std::pow(10000.0, -2.0 * i / c.rotary_dim);
-      cos(p, i) = static_cast<float>(std::cos(angle));
-      sin(p, i) = static_cast<float>(std::sin(angle));
-    }
-  }
-  const Rope rope{cos.view(), sin.view()};
-  const auto q_weight = random_floats(1, s.head_dim, 12);
-  const auto k_weight = random_floats(1, s.head_dim, 13);
-  const HeadNorm norm{c.norm ? q_weight.data.data() : nullptr, c.norm ? k_weight.data.data() : nullptr,
-                      1e-6F};
-  const auto qkv = random_floats(tokens, (s.heads + 2 * s.kv_heads) * s.head_dim, 14);
-  const std::vector<BlockId> blocks{3, 1};
-  const auto batch = backend.prepare(std::array{SequenceSlice{0, tokens, start, blocks}});
-  KvCache cache = backend.make_kv_cache({2, s.kv_heads, s.head_dim, 4});
-  Host<bf16> q(tokens, s.heads * s.head_dim, kPoison);
-  backend.rope_append(qkv.view(), {s, c.groups}, *batch, rope, norm, q.view(), cache, 1);
-  std::vector<double> expected;
-  std::vector<float> got;
-  for (int t = 0; t < tokens; ++t) {
-    const int position = start + t;
-    const int slot = position % kKvBlockTokens;
-    const float* source = &qkv(t, 0);
-    for (int group = 0; group < c.groups; ++group) {
-      for (int h = group * s.heads / c.groups; h < (group + 1) * s.heads / c.groups;
-           ++h, source += s.head_dim) {
-        const auto y = rotated_head(source, c, rope, position, norm.q);
-        expected.insert(expected.end(), y.begin(), y.end());
-        for (int d = 0; d < s.head_dim; ++d) got.push_back(static_cast<float>(q(t, h * s.head_dim + d)));
-      }
-      for (const bool is_v : {false, true}) {
-        for (int h = group * s.kv_heads / c.groups; h < (group + 1) * s.kv_heads / c.groups;
-             ++h, source += s.head_dim) {
-          const bf16* head = cache.head(1, blocks[position / kKvBlockTokens], h);
-          const auto y = is_v ? std::vector<double>(source, source + s.head_dim)
-                              : rotated_head(source, c, rope, position, norm.k);
-          expected.insert(expected.end(), y.begin(), y.end());
-          for (int d = 0; d < s.head_dim; ++d)
-            got.push_back(is_v ? v_at(head, slot, d, s.head_dim) : k_at(head, slot, d));
-        }
-      }
-    }
-  }
-  EXPECT_LT(relative_error(got, expected), 1.5 * kBf16Rounding)
-      << s.heads << "/" << s.kv_heads << " x " << s.head_dim << ", rotary " << c.rotary_dim << ", norm "
-      << c.norm << ", groups " << c.groups;
-}
-
-TEST_P(Rows, RopeNormAndAppendFollowTheFormula) {
-  for (const int head_dim : {8, 32, 64, 80, 96, 128, 256}) {
-    check_rope(*backend_, {{4, 2, head_dim}, head_dim, false, 1});
-    check_rope(*backend_, {{4, 2, head_dim}, head_dim, true, 2});
-    check_rope(*backend_, {{3, 3, head_dim}, head_dim / 2, false, 3});  // partial rotation
-  }
-  check_rope(*backend_, {{14, 2, 64}, 64, false, 2});
 }
 
 }  // namespace
