@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "core/check.h"
+#include "core/reduction.h"
 #include "model/files/json_object.h"
 
 namespace nightshift::model {
@@ -19,28 +20,73 @@ constexpr std::int64_t kPanelRows = 64;  // packed matrices round their rows up 
 constexpr std::uint64_t kSampleBytes = 4096;
 constexpr std::uint64_t kMaxConfigBytes = 8u << 20;
 
+std::int64_t up_to_panels(std::int64_t rows) {
+  return (rows + kPanelRows - 1) / kPanelRows * kPanelRows;
+}
 std::int64_t packed_bytes(std::int64_t rows, std::int64_t columns) {
-  return (rows + kPanelRows - 1) / kPanelRows * kPanelRows * columns * 2;
+  return up_to_panels(rows) * columns * 2;
 }
 
-std::int64_t weight_bytes(const ModelShape& s) {
-  const std::int64_t qkv = static_cast<std::int64_t>(s.head_dim) * (s.heads + 2LL * s.kv_heads);
-  const std::int64_t layer =
-      packed_bytes(qkv, s.hidden) + packed_bytes(s.hidden, s.heads * s.head_dim) +
-      2 * packed_bytes(s.intermediate, s.hidden) + packed_bytes(s.hidden, s.intermediate) +
-      4 * (4LL * s.hidden + qkv + 2LL * s.intermediate + 2LL * s.head_dim);  // norms, biases
+// Columns of the fused QKV product that one of P ranks owns: its query heads, its KV heads twice.
+std::int64_t qkv_width(const ModelShape& s, int chunks) {
+  return (s.heads / chunks + 2LL * std::max(s.kv_heads, chunks) / chunks) * s.head_dim;
+}
+
+// The most columns of the MLP's inner width that one of `tensor` ranks sums; uneven where units do not
+// divide.
+std::int64_t widest_mlp_part(const ModelShape& s, int tensor) {
+  const ReductionBounds bounds = mlp_bounds(s);
+  std::int64_t widest = 0;
+  for (int rank = 0; rank < tensor; ++rank) {
+    const parallel::Range shards = parallel::shards_of(rank, tensor);
+    widest = std::max(widest, bounds[static_cast<std::size_t>(shards.end)] -
+                                  bounds[static_cast<std::size_t>(shards.begin)]);
+  }
+  return widest;
+}
+
+// QKV rows stand in owner order, every owner's filled up to whole panels; gate and up rows take turns in half
+// panels.
+std::int64_t weight_bytes(const ModelShape& s, int chunks) {
+  const std::int64_t qkv = chunks * up_to_panels(qkv_width(s, chunks));
+  const std::int64_t gate_up = (s.intermediate + kMlpUnit - 1) / kMlpUnit * kMlpUnit * 2;
+  const std::int64_t layer = packed_bytes(qkv, s.hidden) + packed_bytes(s.hidden, s.heads * s.head_dim) +
+                             packed_bytes(gate_up, s.hidden) + packed_bytes(s.hidden, s.intermediate) +
+                             4 * (4LL * s.hidden + qkv + gate_up + 2LL * s.head_dim);  // norms, biases
   const std::int64_t tables = s.tied_embeddings ? 1 : 2;
-  return s.layers * layer + tables * packed_bytes(s.vocab, s.hidden) + 4LL * s.hidden;
+  const std::int64_t pieces = s.layers * 13LL + 3;  // each begins at a cache line
+  return s.layers * layer + tables * packed_bytes(s.vocab, s.hidden) + 4LL * s.hidden + 64 * pieces;
 }
 
-// Buffers of the forward pass, each as wide as the widest step; see StepBuffers in model/step_buffers.h.
-std::int64_t step_bytes(const ModelShape& s, const StepLimits& limits) {
-  const std::int64_t qkv = static_cast<std::int64_t>(s.head_dim) * (s.heads + 2LL * s.kv_heads);
-  const std::int64_t per_token = 4LL * s.hidden + 2LL * s.hidden + 4 * qkv + 2LL * s.heads * s.head_dim +
-                                 4 * 2LL * s.intermediate + 2LL * s.intermediate + 64;
-  const std::int64_t per_sample = 6LL * s.hidden + 4LL * s.vocab;
-  return limits.max_query_tokens * per_token + limits.max_sampled_rows * per_sample +
-         limits.max_context * 4LL * s.head_dim;
+// Buffers of the forward pass, each as wide as the widest step of either layout; see StepBuffers in
+// model/step_buffers.h. T query tokens, S sampling sequences. A rank computes a slice of all columns or all
+// rows of its columns, so that most buffers shrink with P.
+std::int64_t step_bytes(const ModelShape& s, const StepLimits& limits, const parallel::Degrees& degrees) {
+  const int chunks = degrees.ranks();
+  const bool alone = chunks == 1;
+  const std::int64_t tokens = limits.max_query_tokens, samples = limits.max_sampled_rows;
+  const std::int64_t slice = (tokens + degrees.sequence - 1) / degrees.sequence;  // of a base layout's rank
+  const std::int64_t rows = slice * degrees.sequence;
+  const std::int64_t qkv = up_to_panels(qkv_width(s, chunks));
+  const std::int64_t heads = static_cast<std::int64_t>(s.heads) / chunks * s.head_dim;
+  const std::int64_t units = (s.vocab + kPanelRows - 1) / kPanelRows;
+  const std::int64_t vocab = alone ? s.vocab : (units + chunks - 1) / chunks * kPanelRows;
+
+  std::int64_t activated = slice * widest_mlp_part(s, degrees.tensor);  // [T / sequence, I / tensor]
+  if (kReductionShards % chunks == 0) activated = std::max(activated, tokens * widest_mlp_part(s, chunks));
+  std::int64_t bytes = tokens * 6LL * s.hidden  // residual [T, hidden] fp32, normed bf16
+                       + rows * (4 + 2) * qkv   // fused product fp32; q, k, v bf16 to their owners
+                       + rows * 2 * 2 * heads   // q or attended, and attended, bf16
+                       + 2 * activated          // bf16
+                       + tokens * 64            // ids and the like
+                       + samples * (6LL * s.hidden + 4 * vocab);  // sampled rows, logits
+  if (!alone) {
+    bytes += rows * 2 * (qkv + 2 * heads)              // what the exchanges receive
+             + 2 * (tokens + chunks) * 4LL * s.hidden  // subtree sums, own and received
+             + samples * (4LL * s.hidden + 4 * vocab)  // sampled rows and logits of the others
+             + 4LL * up_to_panels(s.vocab);            // one full row of logits
+  }
+  return bytes + limits.max_context * 4LL * s.head_dim;  // rotary tables
 }
 
 class Digest {
@@ -84,16 +130,18 @@ void add_samples(Digest& digest, std::ifstream& in, const TensorInfo& tensor,
 }  // namespace
 
 // Head sizes that are no multiple of 16 are padded in the cache.
-std::int64_t kv_block_bytes(const ModelShape& shape) {
-  ModelShape padded = shape;
-  padded.head_dim = (shape.head_dim + 15) / 16 * 16;
-  return padded.kv_bytes_per_token() * kKvBlockTokens;
+std::int64_t kv_block_bytes(const ModelShape& shape, const parallel::Degrees& degrees) {
+  ModelShape part = shape;
+  part.head_dim = (shape.head_dim + 15) / 16 * 16;
+  part.kv_heads = std::max(shape.kv_heads, degrees.ranks()) / degrees.ranks();
+  return part.kv_bytes_per_token() * kKvBlockTokens;
 }
 
-MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits) {
-  return {.weights = weight_bytes(config.shape),
-          .kv_cache = limits.kv_blocks * kv_block_bytes(config.shape),
-          .step_buffers = step_bytes(config.shape, limits)};
+MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits,
+                        const parallel::Degrees& degrees) {
+  return {.weights = weight_bytes(config.shape, degrees.ranks()),
+          .kv_cache = limits.kv_blocks * kv_block_bytes(config.shape, degrees),
+          .step_buffers = step_bytes(config.shape, limits, degrees)};
 }
 
 ModelFiles open_model_files(const std::filesystem::path& directory) {

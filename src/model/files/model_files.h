@@ -13,6 +13,7 @@
 #include "model/files/rope.h"
 #include "model/files/safetensors.h"
 #include "model/files/weights.h"
+#include "parallel/layout/layout.h"
 
 namespace nightshift::model {
 
@@ -24,17 +25,22 @@ struct StepLimits {
   std::int64_t kv_blocks = 0;    // of kKvBlockTokens tokens
 };
 
-struct MemoryNeed {  // bytes of one rank that holds the whole model
+// Bytes of a replica of `degrees` ranks. The packed weights stand once per host, whatever the number of ranks
+// there; KV cache and buffers are those of one rank.
+struct MemoryNeed {
   std::int64_t weights = 0;
   std::int64_t kv_cache = 0;
   std::int64_t step_buffers = 0;
-  std::int64_t total() const { return weights + kv_cache + step_buffers; }
+  std::int64_t on_host(int ranks) const { return weights + ranks * (kv_cache + step_buffers); }
+  std::int64_t total() const { return on_host(1); }
 };
 
 // An estimate from shapes alone, padding of the packed layout included; what Model::load allocates stays
 // within it.
-MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits);
-std::int64_t kv_block_bytes(const ModelShape& shape);  // K and V of kKvBlockTokens tokens, all layers
+MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits,
+                        const parallel::Degrees& degrees = {});
+// K and V of kKvBlockTokens tokens, all layers, of the heads that one rank holds.
+std::int64_t kv_block_bytes(const ModelShape& shape, const parallel::Degrees& degrees = {});
 
 // A model directory, opened and checked: configuration, headers, and the role of every tensor.
 struct ModelFiles {

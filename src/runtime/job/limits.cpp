@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/job/limits.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/text.h"
+
+namespace nightshift::runtime {
+namespace {
+
+// Enough rows to fill the matrix units of a CPU, short enough steps.
+constexpr std::int64_t kTokenBudget = 512;
+constexpr std::int64_t kMostKvBytes = std::int64_t{64} << 30;
+
+std::int64_t blocks_per_sequence(const model::StepLimits& limits) {
+  return (limits.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
+}
+std::int64_t least_blocks(const model::StepLimits& limits) {
+  const std::int64_t one = blocks_per_sequence(limits);
+  return one + one / 50 + 2;  // and the scheduler's watermark
+}
+std::int64_t most_blocks(const model::StepLimits& limits, const Job& job) {
+  return std::max(least_blocks(limits), blocks_per_sequence(limits) * job.schedule.max_sequences + 2);
+}
+
+// A step without its KV cache.
+model::StepLimits widths(const Job& job, const model::ModelConfig& config) {
+  model::StepLimits limits;
+  limits.max_context = job.model.max_context.value_or(model::longest_context(config));
+  const std::int64_t budget = job.schedule.token_budget.value_or(kTokenBudget);
+  limits.max_query_tokens = static_cast<int>(std::max(budget, job.schedule.max_sequences));
+  limits.max_sampled_rows = static_cast<int>(job.schedule.max_sequences);
+  return limits;
+}
+
+std::int64_t blocks_of_kv_memory(const Job& job, const model::StepLimits& limits, std::int64_t block) {
+  const std::uint64_t given = job.schedule.kv_memory->value;
+  const std::int64_t blocks = static_cast<std::int64_t>(given) / block;
+  const std::int64_t least = least_blocks(limits);
+  if (blocks < least) {
+    throw BadInput(
+        fmt::format("schedule.kv_memory of {} holds {} tokens, less than one sequence of {}",
+                    format_bytes(static_cast<double>(given)), blocks * kKvBlockTokens, limits.max_context),
+        fmt::format("give at least {}, or lower model.max_context",
+                    format_bytes(static_cast<double>(least * block))));
+  }
+  return std::min(blocks, most_blocks(limits, job));
+}
+
+}  // namespace
+
+model::StepLimits least_limits(const Job& job, const model::ModelConfig& config,
+                               const parallel::Degrees& degrees) {
+  model::StepLimits limits = widths(job, config);
+  const std::int64_t block = model::kv_block_bytes(config.shape, degrees);
+  limits.kv_blocks = job.schedule.kv_memory ? blocks_of_kv_memory(job, limits, block) : least_blocks(limits);
+  return limits;
+}
+
+model::StepLimits step_limits(const Job& job, const model::ModelConfig& config,
+                              const parallel::Degrees& degrees, int ranks_here,
+                              std::uint64_t available_memory) {
+  model::StepLimits limits = least_limits(job, config, degrees);
+  if (job.schedule.kv_memory) return limits;
+  const model::MemoryNeed need = model::bytes_needed(config, limits, degrees);
+  const std::int64_t share =
+      (static_cast<std::int64_t>(available_memory) - need.weights) / ranks_here - need.step_buffers;
+  const std::int64_t affordable =
+      std::min(share / 2, kMostKvBytes) / model::kv_block_bytes(config.shape, degrees);
+  limits.kv_blocks = std::clamp(affordable, limits.kv_blocks, most_blocks(limits, job));
+  return limits;
+}
+
+}  // namespace nightshift::runtime

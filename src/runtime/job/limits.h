@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// How large a rank's steps and its KV cache may be. Pure: front end and ranks size by the same rule.
+#pragma once
+
+#include <cstdint>
+
+#include "core/config.h"
+#include "model/files/model_files.h"
+#include "parallel/layout/layout.h"
+
+namespace nightshift::runtime {
+
+// The least that a job can run with: the KV cache of schedule.kv_memory, or what one sequence of
+// model.max_context needs. BadInput when kv_memory is less than that.
+model::StepLimits least_limits(const Job& job, const model::ModelConfig& config,
+                               const parallel::Degrees& degrees);
+
+// What a rank takes. `available_memory`: bytes free on its host before any of the `ranks_here` ranks there
+// has allocated its part. With schedule.kv_memory at auto, the KV cache takes half of a rank's share of what
+// weights and buffers leave; never more than all sequences at their longest can fill, never less than the
+// longest one needs, because answers must not depend on the pool.
+// The ranks of a replica plan with the same numbers: kv_blocks is to be the least of theirs.
+model::StepLimits step_limits(const Job& job, const model::ModelConfig& config,
+                              const parallel::Degrees& degrees, int ranks_here,
+                              std::uint64_t available_memory);
+
+}  // namespace nightshift::runtime
