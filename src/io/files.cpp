@@ -98,18 +98,26 @@ void sync_directory(const std::string& path) {
   if (::fsync(directory.fd()) != 0 && errno != EINVAL) throw_system_error("cannot sync " + path, errno);
 }
 
-void rename_durably(const std::string& from, const std::string& to) {
+namespace {
+
+void rename_file(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     throw_system_error(fmt::format("cannot rename {} to {}", from, to), errno);
+}
+
+}  // namespace
+
+void rename_durably(const std::string& from, const std::string& to) {
+  rename_file(from, to);
   sync_directory(directory_of(to));
 }
 
-void write_file_atomically(const std::string& path, std::string_view content) {
+void write_file_atomically(const std::string& path, std::string_view content, bool durable) {
   TemporaryFile temporary(path);
   FileHandle file(temporary.path(), O_WRONLY | O_CREAT | O_TRUNC);
   file.write_at(0, content);
   file.close();
-  temporary.commit();
+  temporary.commit(durable);
 }
 
 std::string read_whole_file(const std::string& path, std::uint64_t limit_bytes) {
@@ -135,10 +143,11 @@ TemporaryFile::~TemporaryFile() {
   if (!committed_) ::unlink(path_.c_str());
 }
 
-void TemporaryFile::commit() {
-  sync_file(path_);
-  rename_durably(path_, final_path_);
+void TemporaryFile::commit(bool durable) {
+  if (durable) sync_file(path_);
+  rename_file(path_, final_path_);
   committed_ = true;
+  if (durable) sync_directory(directory_of(final_path_));
 }
 
 }  // namespace nightshift::io

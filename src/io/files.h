@@ -42,8 +42,9 @@ void sync_file(const std::string& path);
 void sync_directory(const std::string& path);
 // Renames, then syncs the directory: after return the new name survives a crash.
 void rename_durably(const std::string& from, const std::string& to);
-// Readers see the old content or the new one, also after a crash.
-void write_file_atomically(const std::string& path, std::string_view content);
+// Readers see the old content or the new one, never a part. `durable`: also after a crash, for which it waits
+// for the disk.
+void write_file_atomically(const std::string& path, std::string_view content, bool durable = true);
 std::string read_whole_file(const std::string& path, std::uint64_t limit_bytes);
 
 // Removes a file when it goes out of scope, unless released: for output under a temporary name.
@@ -55,7 +56,7 @@ class TemporaryFile {
   TemporaryFile& operator=(const TemporaryFile&) = delete;
 
   const std::string& path() const { return path_; }
-  void commit();  // sync, rename to the final path, sync the directory
+  void commit(bool durable = true);  // sync, rename to the final path, sync the directory
 
  private:
   std::string final_path_, path_;

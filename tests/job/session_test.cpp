@@ -120,14 +120,17 @@ TEST_F(SessionTest, TheClockIsFixedByTheFirstStart) {
   EXPECT_EQ(Session(job_).started_unix(), first - 1000);
 }
 
-TEST_F(SessionTest, AtomicWritesLeaveNoTemporaryFileAndSayWhyTheyFail) {
-  write_atomically(dir_ / "file", "one");
-  write_atomically(dir_ / "file", "two");
-  std::string text;
-  std::ifstream(dir_ / "file") >> text;
-  EXPECT_EQ(text, "two");
-  EXPECT_EQ(std::distance(fs::directory_iterator(dir_), fs::directory_iterator()), 1);
-  const std::string message = test::message_of([&] { write_atomically(dir_ / "no" / "file", "x"); });
+TEST_F(SessionTest, WritesLeaveNoTemporaryFileAndSayWhyTheyFail) {
+  start();
+  const Session session(job_);
+  const auto files = [&] {
+    return std::distance(fs::directory_iterator(session.dir()), fs::directory_iterator());
+  };
+  session.write_status({});
+  const auto before = files();
+  session.write_status({});
+  EXPECT_EQ(files(), before);
+  const std::string message = test::message_of([&] { Session(dir_ / "no").write_status({}); });
   EXPECT_NE(message.find("No such file"), std::string::npos) << message;
 }
 

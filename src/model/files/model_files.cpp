@@ -17,6 +17,7 @@ namespace nightshift::model {
 namespace {
 
 constexpr std::int64_t kPanelRows = 64;  // packed matrices round their rows up to whole panels
+constexpr std::int64_t kPage = 4096;
 constexpr std::uint64_t kSampleBytes = 4096;
 constexpr std::uint64_t kMaxConfigBytes = 8u << 20;
 
@@ -54,8 +55,8 @@ std::int64_t weight_bytes(const ModelShape& s, int chunks) {
                              packed_bytes(gate_up, s.hidden) + packed_bytes(s.hidden, s.intermediate) +
                              4 * (4LL * s.hidden + qkv + gate_up + 2LL * s.head_dim);  // norms, biases
   const std::int64_t tables = s.tied_embeddings ? 1 : 2;
-  const std::int64_t pieces = s.layers * 13LL + 3;  // each begins at a cache line
-  return s.layers * layer + tables * packed_bytes(s.vocab, s.hidden) + 4LL * s.hidden + 64 * pieces;
+  const std::int64_t pieces = s.layers * 12LL + 3;  // each begins at a page
+  return s.layers * layer + tables * packed_bytes(s.vocab, s.hidden) + 4LL * s.hidden + kPage * pieces;
 }
 
 // Buffers of the forward pass, each as wide as the widest step of either layout; see StepBuffers in

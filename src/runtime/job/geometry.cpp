@@ -8,22 +8,42 @@
 namespace nightshift::runtime {
 namespace {
 
-// Ranks that the job file fixes: replicas x sequence x tensor.
-std::optional<int> ranks_of(const Job& job) {
-  const auto& p = job.parallel;
-  if (p.sequence.value_or(1) != 1 || p.tensor.value_or(1) != 1) {
-    throw BadInput(
-        fmt::format("parallel.sequence = {}, parallel.tensor = {}: this version runs replicas of one rank",
-                    p.sequence.value_or(1), p.tensor.value_or(1)),
-        "leave both at auto or 1, and set parallel.replicas or --ranks");
-  }
-  return p.replicas ? std::optional<int>(static_cast<int>(*p.replicas)) : std::nullopt;
-}
+constexpr std::int64_t kMostRanks = 1'000'000;
 
+// Devices or sockets, as far as this process may use them.
 int default_ranks(const Machine& machine) {
   const int nodes = machine.slurm ? machine.slurm->nodes : 1;
-  if (machine.slurm && machine.slurm->tasks) return *machine.slurm->tasks;
   return nodes * std::max(1, machine.gpus > 0 ? machine.gpus : machine.sockets);
+}
+
+std::string shape_of(const parallel::Degrees& degrees) {
+  return fmt::format("sequence {} x tensor {}", degrees.sequence, degrees.tensor);
+}
+
+// What the command line or the allocation asks for, as whole replicas.
+int whole_replicas(int ranks, const parallel::Degrees& degrees, std::string_view asked) {
+  const int size = degrees.ranks(), below = ranks / size * size;
+  if (below == ranks) return ranks / size;
+  const std::string legal = below == 0 ? std::to_string(size) : fmt::format("{} or {}", below, below + size);
+  throw BadInput(fmt::format("{} {}: no whole number of replicas of {} ranks ({})", asked, ranks, size,
+                             shape_of(degrees)),
+                 fmt::format("take {} ranks, or other parallel.sequence and parallel.tensor", legal));
+}
+
+int replicas_of(const Job& job, int ranks, const parallel::Degrees& degrees, const Machine& machine) {
+  if (job.parallel.replicas) {
+    const auto replicas = static_cast<int>(*job.parallel.replicas);
+    const std::int64_t fixed = *job.parallel.replicas * degrees.ranks();
+    if (ranks > 0 && fixed != ranks)
+      throw BadInput(fmt::format("--ranks {} contradicts parallel.replicas = {}, which takes {} ranks", ranks,
+                                 replicas, fixed),
+                     "drop one of the two");
+    return replicas;
+  }
+  if (ranks > 0) return whole_replicas(ranks, degrees, "--ranks");
+  if (machine.slurm && machine.slurm->tasks)
+    return whole_replicas(*machine.slurm->tasks, degrees, "SLURM_NTASKS =");
+  return std::max(1, default_ranks(machine) / degrees.ranks());
 }
 
 int cores_for(const Machine& machine, int ranks_per_node) {
@@ -85,6 +105,7 @@ LaunchCommand srun_command(const Geometry& geometry, const Machine& machine) {
                   std::to_string(geometry.ranks),
                   "--cpus-per-task",
                   std::to_string(geometry.threads),
+                  "--distribution=block",
                   "--kill-on-bad-exit=1",
                   "--label",
                   "--input=none"};
@@ -96,19 +117,35 @@ LaunchCommand srun_command(const Geometry& geometry, const Machine& machine) {
 
 }  // namespace
 
+parallel::Degrees degrees_of(const Job& job) {
+  const std::int64_t sequence = job.parallel.sequence.value_or(1), tensor = job.parallel.tensor.value_or(1);
+  if (sequence * tensor * job.parallel.replicas.value_or(1) > kMostRanks)
+    throw BadInput(
+        fmt::format("parallel.replicas, sequence and tensor ask for more than {} ranks", kMostRanks),
+        "ranks = replicas x sequence x tensor; start one per GPU or CPU socket");
+  return {static_cast<int>(sequence), static_cast<int>(tensor)};
+}
+
+std::string Geometry::text() const {
+  const auto counted = [](int n, const char* thing) {
+    return fmt::format("{} {}{}", n, thing, n == 1 ? "" : "s");
+  };
+  if (degrees.ranks() == 1) return counted(ranks, "rank");
+  return fmt::format("{} = {} x ({})", counted(ranks, "rank"), counted(replicas, "replica"),
+                     shape_of(degrees));
+}
+
 Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine) {
-  const std::optional<int> fixed = ranks_of(job);
-  if (ranks < 0) throw BadInput(fmt::format("--ranks {}", ranks), "a positive number, or 0 for automatic");
-  if (fixed && ranks > 0 && *fixed != ranks) {
-    throw BadInput(fmt::format("--ranks {} contradicts parallel.replicas = {}", ranks, *fixed),
-                   "drop one of the two");
-  }
+  if (ranks < 0 || ranks > kMostRanks)
+    throw BadInput(fmt::format("--ranks {}", ranks), "a positive number, or 0 for automatic");
   if (job.run.device == "cuda" && machine.gpus == 0) {
     throw BadInput("run.device = \"cuda\", but there is no GPU that this build can use",
                    "nightshift --version shows what is compiled in; run.device = \"cpu\" runs here");
   }
   Geometry g;
-  g.ranks = ranks > 0 ? ranks : fixed.value_or(default_ranks(machine));
+  g.degrees = degrees_of(job);
+  g.replicas = replicas_of(job, ranks, g.degrees, machine);
+  g.ranks = g.replicas * g.degrees.ranks();
   const int nodes = std::min(machine.slurm ? machine.slurm->nodes : 1, g.ranks);
   g.ranks_per_node = (g.ranks + nodes - 1) / nodes;
   const int cores = cores_for(machine, g.ranks_per_node);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/config.h"
+#include "parallel/layout/layout.h"
 
 namespace nightshift::runtime {
 
@@ -18,6 +19,8 @@ struct Machine {
   int sockets = 1;                 // with at least one usable core
   int gpus = 0;                    // visible and usable by this build
   std::uint64_t memory_bytes = 0;  // available now
+  // Of it, what /dev/shm still takes, where ranks share their weights; nullopt: no limit of its own.
+  std::optional<std::uint64_t> shared_bytes = {};
   bool root = false;
   bool single_copy = true;  // processes may read each other's memory; many containers forbid it
 
@@ -37,15 +40,24 @@ Machine probe_machine();
 // caches give way.
 std::uint64_t available_memory();
 
+// Ranks of a replica as the job names them; auto is 1.
+parallel::Degrees degrees_of(const Job& job);
+
 struct Geometry {
-  int ranks = 1;
+  int ranks = 1;  // replicas * degrees.ranks()
+  int replicas = 1;
+  parallel::Degrees degrees;
   int ranks_per_node = 1;
   int threads = 1;    // compute threads per rank
   bool bound = true;  // every rank on cores of its own
+
+  // "4 ranks = 2 replicas x (sequence 2 x tensor 1)"; "2 ranks" where a replica is a rank.
+  std::string text() const;
 };
 
-// `ranks`: what the command line asks for, 0 for nothing. BadInput when job, command line and this version
-// contradict.
+// `ranks`: what the command line asks for, 0 for nothing. Where nobody says how many, as many whole replicas
+// as there are devices for, at least one. BadInput when job, command line and this version contradict, or
+// when the ranks are no whole number of replicas.
 Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine);
 
 // A command line and what it needs in its environment.
@@ -57,6 +69,7 @@ struct LaunchCommand {
 };
 
 // mpirun on one machine; srun inside an allocation (mpirun there when srun cannot start MPI programs).
+// Consecutive ranks, and so those of a replica, share a node while it has room.
 LaunchCommand launch_command(const Geometry& geometry, const Machine& machine,
                              const std::string& rank_program, const std::string& session_dir);
 

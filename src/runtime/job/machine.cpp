@@ -2,6 +2,7 @@
 // What this process may use of the machine: affinity, cgroup limits, GPUs, and the Slurm allocation around
 // it.
 #include <sched.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -100,6 +101,13 @@ bool may_copy_between_processes() {
   return ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0) == 1;
 }
 
+// MPI keeps shared windows there. A tmpfs without a limit has no blocks.
+std::optional<std::uint64_t> free_shared_memory() {
+  struct statvfs status {};
+  if (::statvfs("/dev/shm", &status) != 0 || status.f_blocks == 0) return std::nullopt;
+  return static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
+}
+
 std::optional<int> number_in_environment(const char* name) {
   const char* text = std::getenv(name);
   if (text == nullptr) return std::nullopt;
@@ -163,6 +171,7 @@ Machine probe_machine() {
   machine.sockets = std::max(1, std::min(static_cast<int>(sockets.size()), machine.cores));
   machine.gpus = visible_gpus();
   machine.memory_bytes = available_memory();
+  machine.shared_bytes = free_shared_memory();
   machine.root = ::geteuid() == 0;
   machine.single_copy = may_copy_between_processes();
   machine.slurm = probe_slurm();

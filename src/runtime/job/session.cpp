@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/job/session.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -14,6 +11,7 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "io/files.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -30,16 +28,6 @@ std::string read_text(const fs::path& file) {
   std::ostringstream text;
   text << in.rdbuf();
   return text.str();
-}
-
-void write_fully(int fd, const std::string& text, const fs::path& file) {
-  for (std::size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(fd, text.data() + done, text.size() - done);
-    if (n < 0 && errno != EINTR)
-      throw Error(fmt::format("cannot write {}: {}", file.string(), std::strerror(errno)),
-                  "is the disk full?");
-    if (n > 0) done += static_cast<std::size_t>(n);
-  }
 }
 
 // Field tables: one visitor writes, one reads.
@@ -328,18 +316,19 @@ fs::path Session::prompts_file(const Job& job) const {
 
 std::int64_t Session::started_unix() const {
   const fs::path file = dir_ / "started";
-  if (!fs::exists(file)) write_atomically(file, std::to_string(std::time(nullptr)));
+  if (!fs::exists(file)) io::write_file_atomically(file.string(), std::to_string(std::time(nullptr)));
   return std::stoll(read_text(file));
 }
 
 void Session::write_job(const Job& job) const {
-  write_atomically(dir_ / "job.json", job_to_json(job));
+  io::write_file_atomically((dir_ / "job.json").string(), job_to_json(job));
 }
 Job Session::read_job() const {
   return job_from_json(read_text(dir_ / "job.json"));
 }
 void Session::write_status(const Status& status) const {
-  write_atomically(dir_ / "status.json", status.to_json(), false);
+  // Replaced every second: it need not survive a crash, and the engine need not wait for a disk.
+  io::write_file_atomically((dir_ / "status.json").string(), status.to_json(), false);
 }
 
 std::optional<Status> Session::read_status() const {
@@ -348,7 +337,7 @@ std::optional<Status> Session::read_status() const {
 }
 
 void Session::write_run(const RunRecord& run) const {
-  write_atomically(dir_ / fmt::format("run-{:04}.json", run.number), run.to_json());
+  io::write_file_atomically((dir_ / fmt::format("run-{:04}.json", run.number)).string(), run.to_json());
 }
 
 std::vector<RunRecord> Session::read_runs() const {
@@ -362,25 +351,6 @@ std::vector<RunRecord> Session::read_runs() const {
   std::sort(runs.begin(), runs.end(),
             [](const RunRecord& a, const RunRecord& b) { return a.number < b.number; });
   return runs;
-}
-
-void write_atomically(const fs::path& file, const std::string& text, bool durable) {
-  fs::path temporary = file;
-  temporary += fmt::format(".{}.tmp", ::getpid());
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0)
-    throw Error(fmt::format("cannot create {}: {}", temporary.string(), std::strerror(errno)),
-                "is the folder writable?");
-  try {
-    write_fully(fd, text, temporary);
-  } catch (...) {
-    ::close(fd);
-    throw;
-  }
-  const bool synced = !durable || ::fsync(fd) == 0;
-  if (::close(fd) != 0 || !synced || std::rename(temporary.c_str(), file.c_str()) != 0) {
-    throw Error(fmt::format("cannot replace {}: {}", file.string(), std::strerror(errno)));
-  }
 }
 
 }  // namespace nightshift::runtime

@@ -160,8 +160,8 @@ struct Status {
   static Status from_json(const std::string& text);
 };
 
-// The folder and its files. All writes are atomic (temporary name, fsync, rename); all reads refuse what does
-// not parse.
+// The folder and its files. All writes are atomic (a temporary name, then a rename) and, but for the status,
+// durable; all reads refuse what does not parse.
 class Session {
  public:
   explicit Session(std::filesystem::path journal_dir) : dir_(std::move(journal_dir)) {}
@@ -184,10 +184,5 @@ class Session {
  private:
   std::filesystem::path dir_;
 };
-
-// Replaces a file so that a reader sees the old or the new text, never a part, whatever happens in between.
-// `durable`: synced before it gets its name; a status that is replaced every second need not survive a crash,
-// and the engine need not wait for a disk.
-void write_atomically(const std::filesystem::path& file, const std::string& text, bool durable = true);
 
 }  // namespace nightshift::runtime
