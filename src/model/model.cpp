@@ -4,19 +4,18 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
+#include <optional>
 
 #include "core/check.h"
-#include "kernels/team.h"
 #include "model/checkpoint_reader.h"
 #include "model/forward.h"
 #include "model/packed_weights.h"
 #include "model/sampler.h"
+#include "model/vocabulary_sampling.h"
 
 namespace nightshift::model {
 
 namespace {
-
-constexpr double kSampleNanoseconds = 0.5;  // of one logit, roughly
 
 void check_limits(const ModelConfig& config, const ModelOptions& options) {
   const StepLimits& limits = options.limits;
@@ -36,8 +35,9 @@ int real_tokens(const ModelConfig& config, const ModelOptions& options) {
 
 // Uniform with the spread that keeps activations near one; norms are one. Cheap rather than good numbers.
 void fill_randomly(PackedWeights& weights, Weight weight, int layer, const ModelShape& shape,
-                   std::uint64_t& seed) {
+                   std::uint64_t seed) {
   const WeightShape size = expected_shape(weight, shape);
+  seed *= 0x9e3779b97f4a7c15u;
   const bool norm = size.columns == 0;
   const std::int64_t columns = std::max<std::int64_t>(size.columns, 1);
   const float spread = norm ? 0.0F : std::sqrt(3.0F / static_cast<float>(columns));
@@ -58,12 +58,12 @@ struct Model::Impl {
       : config(std::move(config_)),
         options(options_),
         backend(kernels::make_backend({.threads = options.threads, .kernels = options.kernels})),
-        weights(config, *backend),
-        forward(config, weights, options.limits, *backend),
+        weights(config, options.mesh, *backend),
+        forward(config, weights, options.limits, options.mesh, *backend),
         sampler(real_tokens(config, options), config.stop_ids),
-        scratch(static_cast<std::size_t>(backend->threads())) {}
+        sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {}
 
-  void run(const BatchPlan& plan);
+  void run(const BatchPlan& plan, parallel::Layout layout);
   void sample(kernels::MatrixView<float> logits, StepResult& result);
 
   const ModelConfig config;
@@ -72,18 +72,19 @@ struct Model::Impl {
   PackedWeights weights;
   ForwardPass forward;
   Sampler sampler;
-  std::vector<Sampler::Scratch> scratch;  // [threads]
+  VocabularySampling sampling;
   StepBatch batch;
-  std::vector<float> host_logits;  // [S, vocab] where the device's memory cannot be read
-  std::span<const float> last_logits;
+  std::vector<float> host_logits;  // [S, chunk of vocab] where the device's memory cannot be read
+  kernels::MatrixView<const float> last_logits;
+  std::vector<float> whole_row;  // of logits()
   std::deque<StepResult> finished;
 };
 
-void Model::Impl::run(const BatchPlan& plan) {
+void Model::Impl::run(const BatchPlan& plan, parallel::Layout layout) {
   const auto start = std::chrono::steady_clock::now();
   fill_batch(plan, config, options.limits, batch);
   StepResult result{.step = plan.step, .tokens = {}, .compute_seconds = 0.0};
-  if (!batch.ids.empty()) sample(forward.run(batch), result);
+  if (!batch.ids.empty()) sample(forward.run(batch, layout), result);
   result.compute_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   finished.push_back(std::move(result));
 }
@@ -91,41 +92,45 @@ void Model::Impl::run(const BatchPlan& plan) {
 void Model::Impl::sample(kernels::MatrixView<float> logits, StepResult& result) {
   if (logits.rows == 0) return;
   forward.timer().at(Op::sample);
-  const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
-  last_logits = {logits.data, count};
+  last_logits = logits;
   if (backend->device() != kernels::Device::cpu) {
+    const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
     host_logits.resize(count);
     backend->copy_to_host(host_logits.data(), logits.data, count * sizeof(float));
-    last_logits = host_logits;
+    last_logits.data = host_logits.data();
   }
-  result.tokens.resize(batch.sampling.size());
-  const double nanoseconds = kSampleNanoseconds * static_cast<double>(count);
-  kernels::for_each_tile(
-      "model::sample", backend->threads(), logits.rows, nanoseconds, [&](int worker, std::int64_t i) {
-        const auto row = static_cast<std::size_t>(i), width = static_cast<std::size_t>(logits.cols);
-        result.tokens[row] = sampler.sample(last_logits.subspan(row * width, width), *batch.sampling[row],
-                                            scratch[static_cast<std::size_t>(worker)]);
-      });
+  result.tokens = sampling.sample(last_logits, batch.sampling);
   forward.timer().stop();
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
 
+// The ranks of a host claim pieces of the checkpoint, read and pack them, until none is left. Progress is the
+// share that has been claimed, by whomever.
 std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& options,
                                    const LoadCallback& callback) {
   check_limits(files.config, options);
   auto impl = std::make_unique<Impl>(files.config, options);
   LoadProgress progress{.bytes = 0, .total = 0};
   for (const WeightTensor& weight : files.weights) progress.total += weight.tensor->bytes;
-  CheckpointReader reader(files);
+  const std::uint64_t pieces = CheckpointReader::pieces(files);
+  const parallel::Communicator* sharers = impl->weights.memory().sharers();
+  std::optional<parallel::WorkQueue> queue;
+  if (sharers != nullptr) queue.emplace(*sharers, pieces);
+  const CheckpointReader::Claim all = CheckpointReader::every_piece(pieces);
+  CheckpointReader reader(files, [&] {
+    const auto piece = queue ? queue->claim() : all();
+    progress.bytes = piece ? progress.total / pieces * *piece : progress.total;
+    return piece;
+  });
   while (const CheckpointPiece* piece = reader.next()) {
     const WeightTensor& weight = *piece->weight;
     impl->weights.store(weight.weight, weight.layer, weight.dtype, piece->first_row, piece->rows,
                         piece->columns, piece->data.data());
-    progress.bytes += static_cast<std::uint64_t>(piece->rows * piece->columns) * size_of(weight.dtype);
     if (callback) callback(progress);
   }
+  impl->weights.memory().publish();
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }
 
@@ -133,12 +138,17 @@ std::unique_ptr<Model> Model::random(const ModelConfig& config, const ModelOptio
                                      std::uint64_t seed) {
   check_limits(config, options);
   auto impl = std::make_unique<Impl>(config, options);
+  const parallel::Communicator* sharers = impl->weights.memory().sharers();
+  int turn = 0;  // the ranks of a host fill in turn
   for (const WeightName& entry : find_family(config.model_type)->names) {
     const int copies = is_per_layer(entry.weight) ? config.shape.layers : 1;
     if (!is_needed(entry.needs, config)) continue;
-    for (int layer = 0; layer < copies; ++layer)
-      fill_randomly(impl->weights, entry.weight, layer, config.shape, seed);
+    for (int layer = 0; layer < copies; ++layer, ++turn)
+      if (sharers == nullptr || turn % sharers->size() == sharers->rank())
+        fill_randomly(impl->weights, entry.weight, layer, config.shape,
+                      seed + static_cast<std::uint64_t>(turn));
   }
+  impl->weights.memory().publish();
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }
 
@@ -153,9 +163,13 @@ std::string Model::kernels() const {
 }
 
 MemoryNeed Model::memory() const {
-  return {.weights = impl_->weights.bytes(),
+  return {.weights = static_cast<std::int64_t>(impl_->weights.memory().bytes()),
           .kv_cache = impl_->forward.kv_bytes(),
           .step_buffers = impl_->forward.buffers().bytes() + impl_->forward.table_bytes()};
+}
+
+std::int64_t Model::weight_bytes(parallel::Layout layout) const {
+  return matrix_bytes(impl_->config.shape, impl_->forward.shard(layout), *impl_->backend);
 }
 
 std::vector<OperationTime> Model::times() const {
@@ -170,8 +184,8 @@ Peak Model::measured_peak() const {
   return {rates.bf16_flops, rates.read_bandwidth};
 }
 
-void Model::submit(const BatchPlan& plan) {
-  impl_->run(plan);
+void Model::submit(const BatchPlan& plan, parallel::Layout layout) {
+  impl_->run(plan, layout);
 }
 
 StepResult Model::collect() {
@@ -182,10 +196,12 @@ StepResult Model::collect() {
 }
 
 std::span<const float> Model::logits(int row) const {
-  const auto width = static_cast<std::size_t>(impl_->config.shape.vocab);
-  NS_CHECK(row >= 0 && (static_cast<std::size_t>(row) + 1) * width <= impl_->last_logits.size(),
-           "row {} of {}", row, impl_->last_logits.size() / width);
-  return impl_->last_logits.subspan(static_cast<std::size_t>(row) * width, width);
+  const kernels::MatrixView<const float>& last = impl_->last_logits;
+  NS_CHECK(row >= 0 && row < last.rows, "row {} of {}", row, last.rows);
+  const std::span<const float> part(last.row(row), static_cast<std::size_t>(last.cols));
+  if (part.size() == static_cast<std::size_t>(impl_->config.shape.vocab)) return part;
+  impl_->whole_row = impl_->sampling.whole_row(part);
+  return impl_->whole_row;
 }
 
 }  // namespace nightshift::model

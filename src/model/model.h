@@ -66,6 +66,8 @@ class Model {
   const StepLimits& limits() const;
   std::string kernels() const;  // the kernel set in use, for the provenance
   MemoryNeed memory() const;    // bytes allocated; weights are those of the host, whatever its ranks
+  // Of the weight matrices, what this rank reads in a step of this layout: a part of the host's one copy.
+  std::int64_t weight_bytes(parallel::Layout layout) const;
   std::vector<OperationTime> times() const;
   Peak measured_peak() const;  // takes some tenths of a second
 
@@ -78,7 +80,8 @@ class Model {
   void submit(const BatchPlan& plan, parallel::Layout layout = parallel::Layout::base);
   StepResult collect();
 
-  // fp32 logits [sampled row of the plan][vocab] of the last step that ran; valid until the next submit().
+  // fp32 logits [sampled row of the plan][vocab] of the last step that ran; valid until the next submit()
+  // or logits(). Collective over the replica.
   std::span<const float> logits(int row) const;
 
  private:

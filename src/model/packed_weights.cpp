@@ -9,36 +9,49 @@
 
 namespace nightshift::model {
 
-PackedWeights::PackedWeights(const ModelConfig& config, kernels::Backend& backend)
-    : config_(config), backend_(backend), layers_(static_cast<std::size_t>(config.shape.layers)) {
+PackedWeights::PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh,
+                             kernels::Backend& backend)
+    : config_(config),
+      chunks_(mesh == nullptr ? 1 : mesh->degrees().ranks()),
+      backend_(backend),
+      memory_(backend),
+      layers_(static_cast<std::size_t>(config.shape.layers)) {
   const ModelShape& shape = config.shape;
   if (shape.hidden % 2 != 0 || shape.intermediate % 2 != 0)
     throw BadInput(
         fmt::format("hidden_size {} and intermediate_size {} must be even", shape.hidden, shape.intermediate),
         "choose another model");
+  lay_out();  // measures
+  memory_.reserve(mesh);
+  lay_out();
+}
+
+void PackedWeights::lay_out() {
+  const ModelShape& shape = config_.shape;
   for (LayerWeights& layer : layers_) make_layer(layer);
   head_ = make_matrix(shape.vocab, shape.hidden);
-  if (!shape.tied_embeddings) {
-    embedding_ = backend.matrix<bf16>(shape.vocab, shape.hidden, "model::embedding");
-    bytes_ += 2LL * shape.vocab * shape.hidden;
-  }
+  if (!shape.tied_embeddings) embedding_ = make_plain<bf16>(shape.vocab, shape.hidden, "model::embedding");
   final_norm_ = make_vector(shape.hidden, "model::final_norm");
 }
 
 kernels::PackedMatrix PackedWeights::make_matrix(std::int64_t n, std::int64_t k) {
-  bytes_ += static_cast<std::int64_t>(backend_.packed_bytes(n, k));
-  return backend_.make_packed(n, k);
+  const std::span<std::byte> memory = memory_.take(backend_.packed_bytes(n, k));
+  return memory.empty() ? kernels::PackedMatrix() : backend_.make_packed(n, k, memory);
 }
 
-Vector PackedWeights::make_vector(std::int64_t n, const char* label) {
-  bytes_ += 4 * n;
-  return backend_.matrix<float>(1, n, label);
+template <class T>
+kernels::Matrix<T> PackedWeights::make_plain(std::int64_t rows, std::int64_t columns, const char* label) {
+  const std::span<std::byte> memory = memory_.take(static_cast<std::size_t>(rows * columns) * sizeof(T));
+  if (memory.empty()) return {};
+  return {kernels::Buffer(memory.data(), memory.size(), backend_.device(), label, [](void*, std::size_t) {}),
+          rows, columns};
 }
 
 void PackedWeights::make_layer(LayerWeights& layer) {
   const ModelShape& s = config_.shape;
   const std::int64_t q = static_cast<std::int64_t>(s.heads) * s.head_dim;
-  const std::int64_t qkv = q + 2LL * s.kv_heads * s.head_dim;
+  const std::int64_t qkv = chunks_ * qkv_chunk(s, chunks_).rows;
+  const std::int64_t gate_up = kernels::gate_up_rows(s.intermediate);
   layer.attention_norm = make_vector(s.hidden, "model::attention_norm");
   layer.qkv = make_matrix(qkv, s.hidden);
   if (config_.qkv_bias) layer.qkv_bias = make_vector(qkv, "model::qkv_bias");
@@ -47,19 +60,10 @@ void PackedWeights::make_layer(LayerWeights& layer) {
   layer.o = make_matrix(s.hidden, q);
   if (config_.o_bias) layer.o_bias = make_vector(s.hidden, "model::o_bias");
   layer.mlp_norm = make_vector(s.hidden, "model::mlp_norm");
+  layer.gate_up = make_matrix(gate_up, s.hidden);
   layer.down = make_matrix(s.hidden, s.intermediate);
-  if (!config_.mlp_bias) {
-    layer.gate_up = make_matrix(kernels::gate_up_rows(s.intermediate), s.hidden);
-    const std::vector<bf16> zero(static_cast<std::size_t>(s.hidden));  // rows that fill the last panel
-    for (std::int64_t i = s.intermediate; kernels::gate_up_row(i, false) < layer.gate_up.n(); ++i)
-      for (const bool up : {false, true})
-        backend_.pack_rows(layer.gate_up, kernels::gate_up_row(i, up), {zero.data(), 1, s.hidden});
-    return;
-  }
-  layer.gate = make_matrix(s.intermediate, s.hidden);
-  layer.up = make_matrix(s.intermediate, s.hidden);
-  layer.gate_bias = make_vector(s.intermediate, "model::gate_bias");
-  layer.up_bias = make_vector(s.intermediate, "model::up_bias");
+  if (!config_.mlp_bias) return;
+  layer.gate_up_bias = make_vector(gate_up, "model::gate_up_bias");
   layer.down_bias = make_vector(s.hidden, "model::down_bias");
 }
 
@@ -78,15 +82,6 @@ void PackedWeights::store(Weight weight, int layer, DType dtype, std::int64_t fi
     values = converted_.data();
   }
   store_rows(weight, layer, first_row, {values, rows, columns});
-}
-
-// Row at which a weight begins inside the matrix or vector that it is fused into.
-std::int64_t PackedWeights::first_row_of(Weight weight) const {
-  const std::int64_t q = static_cast<std::int64_t>(config_.shape.heads) * config_.shape.head_dim;
-  const std::int64_t kv = static_cast<std::int64_t>(config_.shape.kv_heads) * config_.shape.head_dim;
-  if (weight == Weight::k || weight == Weight::k_bias) return q;
-  if (weight == Weight::v || weight == Weight::v_bias) return q + kv;
-  return 0;
 }
 
 Vector& PackedWeights::vector_of(Weight weight, int layer) {
@@ -108,9 +103,8 @@ Vector& PackedWeights::vector_of(Weight weight, int layer) {
     case Weight::mlp_norm:
       return w.mlp_norm;
     case Weight::gate_bias:
-      return w.gate_bias;
     case Weight::up_bias:
-      return w.up_bias;
+      return w.gate_up_bias;
     case Weight::down_bias:
       return w.down_bias;
     default:
@@ -122,9 +116,25 @@ Vector& PackedWeights::vector_of(Weight weight, int layer) {
 void PackedWeights::store_vector(Weight weight, int layer, std::int64_t first,
                                  std::span<const float> values) {
   Vector& vector = vector_of(weight, layer);
-  const std::int64_t at = first_row_of(weight) + first;
-  NS_CHECK(at + static_cast<std::int64_t>(values.size()) <= vector.cols(), "row {} of {}", at, vector.cols());
-  backend_.copy_to_device(vector.data() + at, values.data(), values.size_bytes());
+  const auto count = static_cast<std::int64_t>(values.size());
+  const auto put = [&](std::int64_t at, std::int64_t from, std::int64_t run) {
+    NS_CHECK(at + run <= vector.cols(), "rows {}..{} of {}", at, at + run, vector.cols());
+    backend_.copy_to_device(vector.data() + at, &values[static_cast<std::size_t>(from - first)],
+                            static_cast<std::size_t>(run) * sizeof(float));
+  };
+  switch (weight) {
+    case Weight::q_bias:
+    case Weight::k_bias:
+    case Weight::v_bias:
+      return place_qkv_rows(config_.shape, chunks_, weight, first, count, put);
+    case Weight::gate_bias:
+    case Weight::up_bias:
+      for (std::int64_t i = first; i < first + count; ++i)
+        put(kernels::gate_up_row(i, weight == Weight::up_bias), i, 1);
+      return;
+    default:
+      return put(first, first, count);
+  }
 }
 
 void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
@@ -140,17 +150,17 @@ void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
     case Weight::q:
     case Weight::k:
     case Weight::v:
-      return backend_.pack_rows(w.qkv, first_row_of(weight) + first_row, rows);
+      return place_qkv_rows(config_.shape, chunks_, weight, first_row, rows.rows,
+                            [&](std::int64_t at, std::int64_t from, std::int64_t count) {
+                              backend_.pack_rows(w.qkv, at, rows.rows_from(from - first_row, count));
+                            });
     case Weight::o:
       return backend_.pack_rows(w.o, first_row, rows);
     case Weight::down:
       return backend_.pack_rows(w.down, first_row, rows);
     case Weight::gate:
-      return config_.mlp_bias ? backend_.pack_rows(w.gate, first_row, rows)
-                              : store_gate_up(w, false, first_row, rows);
     case Weight::up:
-      return config_.mlp_bias ? backend_.pack_rows(w.up, first_row, rows)
-                              : store_gate_up(w, true, first_row, rows);
+      return store_gate_up(w, weight == Weight::up, first_row, rows);
     default:
       break;
   }

@@ -1,42 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights in the layout that the kernels read: one copy, filled row range by row range while a checkpoint
-// is read.
+// The weights in the layout that the kernels read: one copy per host, filled row range by row range while a
+// checkpoint is read, by all ranks of the host together.
+//
+// QKV rows stand in owner order: for each of the replica's P chunks [Q heads | K heads | V heads], KV heads
+// repeated where there are fewer than ranks, filled up with zero rows to whole panels. Every other matrix is
+// in the order of the checkpoint. So the part of any tensor-parallel rank, in the base and in the shift
+// layout, is one run of panels (column-parallel) or one K range (row-parallel): a view, never a copy.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "model/files/model_files.h"
+#include "model/weight_memory.h"
 
 namespace nightshift::model {
 
 using Vector = kernels::Matrix<float>;  // [1, n]; no data when the model has none
 
 struct LayerWeights {
-  Vector attention_norm;      // [hidden]
-  kernels::PackedMatrix qkv;  // [(heads + 2 kv_heads) head_dim, hidden], rows Q, K, V
-  Vector qkv_bias;            // [(heads + 2 kv_heads) head_dim]
-  Vector q_norm, k_norm;      // [head_dim]
-  kernels::PackedMatrix o;    // [hidden, heads head_dim]
-  Vector o_bias;              // [hidden]
-  Vector mlp_norm;            // [hidden]
-  kernels::PackedMatrix
-      gate_up;  // [gate_up_rows(intermediate), hidden], interleaved; models without MLP biases
-  kernels::PackedMatrix gate,
-      up;                     // [intermediate, hidden]; models with MLP biases, which the fused product lacks
-  Vector gate_bias, up_bias;  // [intermediate]
-  kernels::PackedMatrix down;  // [hidden, intermediate]
-  Vector down_bias;            // [hidden]
+  Vector attention_norm;          // [hidden]
+  kernels::PackedMatrix qkv;      // [chunks * chunk_rows, hidden], owner order
+  Vector qkv_bias;                // [chunks * chunk_rows]
+  Vector q_norm, k_norm;          // [head_dim]
+  kernels::PackedMatrix o;        // [hidden, heads head_dim]
+  Vector o_bias;                  // [hidden]
+  Vector mlp_norm;                // [hidden]
+  kernels::PackedMatrix gate_up;  // [gate_up_rows(intermediate), hidden], interleaved
+  Vector gate_up_bias;            // [gate_up_rows(intermediate)]
+  kernels::PackedMatrix down;     // [hidden, intermediate]
+  Vector down_bias;               // [hidden]
 };
+
+// Rows of the fused QKV matrix that one chunk of P owns.
+struct QkvChunk {
+  int heads = 0;  // query heads
+  int kv_heads = 0;
+  std::int64_t rows = 0;  // (heads + 2 kv_heads) head_dim, up to whole panels
+};
+QkvChunk qkv_chunk(const ModelShape& shape, int chunks);
 
 class PackedWeights {
  public:
-  PackedWeights(const ModelConfig& config, kernels::Backend& backend);
+  // For a replica of mesh->degrees().ranks() chunks; null: one. Collective over the world of the mesh.
+  PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh, kernels::Backend& backend);
 
   // Stores rows first_row .. of one weight of one layer, given in the file's element type as [rows][columns].
-  // Each row once, in any order. Values become bf16 (rounded to nearest even) in matrices, fp32 in vectors.
+  // Each row once, in any order, by any rank of the host. Values become bf16 (rounded to nearest even) in
+  // matrices, fp32 in vectors.
   void store(Weight weight, int layer, DType dtype, std::int64_t first_row, std::int64_t rows,
              std::int64_t columns, const void* data);
 
@@ -44,29 +58,40 @@ class PackedWeights {
   const kernels::PackedMatrix& head() const { return head_; }  // [vocab, hidden]; the embedding too when tied
   const kernels::Matrix<bf16>& embedding() const { return embedding_; }  // [vocab, hidden]; empty when tied
   const Vector& final_norm() const { return final_norm_; }               // [hidden]
-  std::int64_t bytes() const { return bytes_; }
+  const WeightMemory& memory() const { return memory_; }
 
  private:
+  void lay_out();
   kernels::PackedMatrix make_matrix(std::int64_t n, std::int64_t k);
-  Vector make_vector(std::int64_t n, const char* label);
+  template <class T>
+  kernels::Matrix<T> make_plain(std::int64_t rows, std::int64_t columns, const char* label);
+  Vector make_vector(std::int64_t n, const char* label) { return make_plain<float>(1, n, label); }
   void make_layer(LayerWeights& layer);
+
   Vector& vector_of(Weight weight, int layer);
-  std::int64_t first_row_of(Weight weight) const;
   void store_vector(Weight weight, int layer, std::int64_t first, std::span<const float> values);
   void store_rows(Weight weight, int layer, std::int64_t first_row, kernels::MatrixView<const bf16> rows);
   void store_gate_up(LayerWeights& layer, bool up, std::int64_t first_row,
                      kernels::MatrixView<const bf16> rows);
 
   const ModelConfig& config_;
+  const int chunks_;
   kernels::Backend& backend_;
+  WeightMemory memory_;
   std::vector<LayerWeights> layers_;
   kernels::PackedMatrix head_;
   kernels::Matrix<bf16> embedding_;
   Vector final_norm_;
   std::vector<bf16> converted_;  // scratch of store()
   std::vector<float> floats_;
-  std::int64_t bytes_ = 0;
 };
+
+// Where rows of q, k or v (matrix or bias) go: calls place(at, from, count) for every run of rows
+// from .. from + count - 1 of the weight that stays together at row `at` of the fused matrix; a row that
+// several chunks hold comes several times.
+using PlaceRows = std::function<void(std::int64_t at, std::int64_t from, std::int64_t count)>;
+void place_qkv_rows(const ModelShape& shape, int chunks, Weight weight, std::int64_t first_row,
+                    std::int64_t rows, const PlaceRows& place);
 
 // Elements as the checkpoint stores them -> what computes. f16 subnormals and infinities are kept.
 void convert(DType from, const void* data, std::span<bf16> out);

@@ -17,8 +17,12 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// The largest value; nullopt when the row is unusable.
-std::optional<float> usable_maximum(std::span<const float> logits) {
+struct Extreme {
+  float maximum = kNever;
+  bool unusable = false;  // a NaN or +infinity among the values
+};
+
+Extreme extreme(std::span<const float> logits) {
   constexpr std::size_t kLanes = 16;
   std::array<float, kLanes> best;
   best.fill(kNever);
@@ -28,27 +32,38 @@ std::optional<float> usable_maximum(std::span<const float> logits) {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
       const float x = logits[i + lane];
       best[lane] = x > best[lane] ? x : best[lane];
-      bad[lane] |= !(x <= std::numeric_limits<float>::max());  // NaN or +infinity
+      bad[lane] |= !(x <= std::numeric_limits<float>::max());
     }
   for (; i < logits.size(); ++i) {
     best[0] = logits[i] > best[0] ? logits[i] : best[0];
     bad[0] |= !(logits[i] <= std::numeric_limits<float>::max());
   }
-  const float maximum = *std::max_element(best.begin(), best.end());
-  const bool unusable = std::any_of(bad.begin(), bad.end(), [](auto b) { return b != 0; });
-  return unusable || maximum == kNever ? std::nullopt : std::optional(maximum);
+  return {*std::max_element(best.begin(), best.end()),
+          std::any_of(bad.begin(), bad.end(), [](auto b) { return b != 0; })};
+}
+
+// The largest value; nullopt when the row is unusable.
+std::optional<float> usable_maximum(std::span<const float> logits) {
+  const Extreme found = extreme(logits);
+  return found.unusable || found.maximum == kNever ? std::nullopt : std::optional(found.maximum);
 }
 
 TokenId first_of(std::span<const float> logits, float value) {
   return static_cast<TokenId>(std::find(logits.begin(), logits.end(), value) - logits.begin());
 }
 
-// weights[i] = exp((logits[i] - maximum) * inverse_temperature)
-void exponentials(std::span<const float> logits, float maximum, float inverse_temperature,
-                  std::span<float> weights) {
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    weights[i] = kernels::fixed_exp((logits[i] - maximum) * inverse_temperature);
-}
+// exp((logit - maximum) / temperature), or 0 below min_p.
+struct Weight {
+  explicit Weight(const SamplingParams& params, float maximum_)
+      : maximum(maximum_),
+        inverse_temperature(static_cast<float>(1.0 / params.temperature)),
+        min_p(static_cast<float>(params.min_p)) {}
+  float operator()(float logit) const {
+    const float weight = kernels::fixed_exp((logit - maximum) * inverse_temperature);
+    return weight < min_p ? 0.0F : weight;
+  }
+  float maximum, inverse_temperature, min_p;
+};
 
 // Sum in eight interleaved chains, joined pairwise: a fixed order that vectorizes.
 double sum(std::span<const float> values) {
@@ -60,12 +75,9 @@ double sum(std::span<const float> values) {
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
-using Candidate = std::pair<float, TokenId>;
-
+// For heaps, whose top is the last in order.
 struct LessLikely {
-  bool operator()(const Candidate& a, const Candidate& b) const {
-    return a.first < b.first || (a.first == b.first && a.second > b.second);
-  }
+  bool operator()(const Candidate& a, const Candidate& b) const { return more_likely(b, a); }
 };
 
 // Hands out values in descending order, the lower id first on ties, without sorting them all: a heap of those
@@ -94,7 +106,7 @@ class Descending {
     const float low = maximum_ - kWindows[window_++];
     for (std::size_t i = 0; i < values_.size(); ++i)
       if (values_[i] >= low && values_[i] < floor_ && values_[i] > kNever)
-        heap_.emplace_back(values_[i], static_cast<TokenId>(i));
+        heap_.push_back({values_[i], static_cast<TokenId>(i)});
     floor_ = low;
     std::make_heap(heap_.begin(), heap_.end(), LessLikely{});
   }
@@ -106,17 +118,22 @@ class Descending {
   std::vector<Candidate>& heap_;
 };
 
+struct Kept {
+  float weight;
+  TokenId id;
+};
+
 // The first token, in ascending id, at which the running sum of `kept` weights exceeds u times their total.
-TokenId draw(std::vector<Candidate>& kept, double u) {
-  std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+TokenId draw(std::vector<Kept>& kept, double u) {
+  std::sort(kept.begin(), kept.end(), [](const Kept& a, const Kept& b) { return a.id < b.id; });
   double total = 0.0;
-  for (const auto& [weight, id] : kept) total += static_cast<double>(weight);
+  for (const Kept& k : kept) total += static_cast<double>(k.weight);
   double running = 0.0;
-  for (const auto& [weight, id] : kept) {
-    running += static_cast<double>(weight);
-    if (running > u * total) return id;
+  for (const Kept& k : kept) {
+    running += static_cast<double>(k.weight);
+    if (running > u * total) return k.id;
   }
-  return kept.back().second;
+  return kept.back().id;
 }
 
 // The same over all ids: finds the block first, so that the long way is one vectorized pass.
@@ -149,46 +166,57 @@ TokenId draw_from_all(std::span<const float> weights, double u) {
 }
 
 // Keeps the shortest beginning of `kept` that reaches `target`, at least one.
-void shorten(std::vector<Candidate>& kept, double target) {
+void shorten(std::vector<Kept>& kept, double target) {
   std::size_t count = 0;
   for (double taken = 0.0; count < kept.size() && (count == 0 || taken < target); ++count)
-    taken += static_cast<double>(kept[count].first);
+    taken += static_cast<double>(kept[count].weight);
   kept.resize(count);
 }
 
-// Most likely tokens until top_k are taken or their weight reaches top_p of all (with top_k: of the k).
-TokenId draw_truncated(std::span<const float> logits, std::span<const float> weights, float maximum,
-                       const SamplingParams& params, double u, std::vector<Candidate>& heap) {
-  Descending order(logits, maximum, heap);
-  std::vector<Candidate> kept;  // weight and id
-  double taken = 0.0;
-  const auto take = [&] {
-    const auto next = order.next();
-    const float weight = next ? weights[static_cast<std::size_t>(next->second)] : 0.0F;
-    if (weight <= 0.0F) return false;
-    kept.emplace_back(weight, next->second);
-    taken += static_cast<double>(weight);
-    return true;
-  };
-  if (params.top_k > 0) {
-    while (kept.size() < static_cast<std::size_t>(params.top_k) && take()) {
-    }
-    shorten(kept, params.top_p * taken);
-  } else {
-    const double enough = params.top_p * sum(weights);
-    while ((kept.empty() || taken < enough) && take()) {
-    }
+// The most likely tokens while `more(taken, weight so far)` holds; next() hands them out in order.
+template <class Next, class More>
+std::vector<Kept> take_likely(const Weight& weight, Next&& next, More&& more, double& taken) {
+  std::vector<Kept> kept;
+  while (more(kept.size(), taken)) {
+    const std::optional<Candidate> candidate = next();
+    const float w = candidate ? weight(candidate->logit) : 0.0F;
+    if (w <= 0.0F) break;
+    kept.push_back({w, candidate->id});
+    taken += static_cast<double>(w);
   }
+  return kept;
+}
+
+// Among the top_k most likely, those that reach top_p of their weight.
+template <class Next>
+TokenId draw_top_k(Next&& next, const Weight& weight, const SamplingParams& params, double u) {
+  const auto most = static_cast<std::size_t>(params.top_k);
+  double taken = 0.0;
+  auto kept = take_likely(
+      weight, next, [&](std::size_t count, double) { return count < most; }, taken);
+  shorten(kept, params.top_p * taken);
   return draw(kept, u);
 }
 
-void apply_penalties(std::span<float> logits, const PlannedSequence& sequence, Sampler::Scratch& scratch) {
+// The most likely that reach `enough` weight, at least one.
+template <class Next>
+TokenId draw_top_p(Next&& next, const Weight& weight, double enough, double u) {
+  double taken = 0.0;
+  auto kept = take_likely(
+      weight, next, [&](std::size_t count, double w) { return count == 0 || w < enough; }, taken);
+  return draw(kept, u);
+}
+
+// logits: those of tokens first .. .
+void apply_penalties(std::span<float> logits, TokenId first, const PlannedSequence& sequence,
+                     Sampler::Scratch& scratch) {
   const SamplingParams& params = *sequence.sampling;
   const auto known = sequence.tokens.first(static_cast<std::size_t>(sequence.computed + sequence.num_tokens));
   scratch.counts.resize(std::max(scratch.counts.size(), logits.size()));
   // Counts of output tokens are shifted up by one, so that a prompt token is known by a count of at least
   // one.
-  const auto note = [&](TokenId id, std::int32_t add) {
+  const auto note = [&](TokenId token, std::int32_t add) {
+    const TokenId id = token - first;
     if (id < 0 || static_cast<std::size_t>(id) >= logits.size()) return;
     auto& count = scratch.counts[static_cast<std::size_t>(id)];
     if (count == 0) {
@@ -222,12 +250,21 @@ bool masks_stops(const PlannedSequence& sequence) {
   return sequence.output_position() < sequence.sampling->min_tokens;
 }
 
+double uniform_of(const PlannedSequence& sequence) {
+  return uniform(sequence.random_key, static_cast<std::uint64_t>(sequence.output_position()));
+}
+
+void weigh(std::span<const float> logits, const Weight& weight, std::vector<float>& weights) {
+  weights.resize(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) weights[i] = weight(logits[i]);
+}
+
 // log(sum(exp(logits)))
 double log_sum_exp(std::span<const float> logits, float maximum, std::vector<float>& weights) {
-  weights.resize(std::max(weights.size(), logits.size()));
-  const std::span<float> all = std::span(weights).first(logits.size());
-  exponentials(logits, maximum, 1.0F, all);
-  return static_cast<double>(maximum) + std::log(sum(all));
+  SamplingParams plain;
+  plain.temperature = 1.0;
+  weigh(logits, Weight(plain, maximum), weights);
+  return static_cast<double>(maximum) + std::log(sum(weights));
 }
 
 void add_logprobs(std::span<const float> logits, float maximum, std::int64_t top, Sampler::Scratch& scratch,
@@ -239,24 +276,26 @@ void add_logprobs(std::span<const float> logits, float maximum, std::int64_t top
   for (std::int64_t i = 0; i < top; ++i) {
     const auto next = order.next();
     if (!next) break;
-    out.top.push_back({.token = next->second, .logprob = logprob(next->first)});
+    out.top.push_back({.token = next->id, .logprob = logprob(next->logit)});
   }
 }
 
+bool is_greedy(const SamplingParams& params) {
+  return params.temperature < kGreedyTemperature;
+}
+
 // `logits` after masks and penalties.
-TokenId choose(std::span<const float> logits, float maximum, const PlannedSequence& sequence,
-               Sampler::Scratch& scratch) {
+TokenId choose_from_row(std::span<const float> logits, float maximum, const PlannedSequence& sequence,
+                        Sampler::Scratch& scratch) {
   const SamplingParams& params = *sequence.sampling;
-  if (params.temperature < kGreedyTemperature) return first_of(logits, maximum);
-  scratch.weights.resize(std::max(scratch.weights.size(), logits.size()));
-  const std::span<float> weights = std::span(scratch.weights).first(logits.size());
-  exponentials(logits, maximum, static_cast<float>(1.0 / params.temperature), weights);
-  const auto min_p = static_cast<float>(params.min_p);
-  if (min_p > 0.0F)
-    for (float& weight : weights) weight = weight < min_p ? 0.0F : weight;
-  const double u = uniform(sequence.random_key, static_cast<std::uint64_t>(sequence.output_position()));
-  if (params.top_k <= 0 && params.top_p >= 1.0) return draw_from_all(weights, u);
-  return draw_truncated(logits, weights, maximum, params, u, scratch.candidates);
+  if (is_greedy(params)) return first_of(logits, maximum);
+  const Weight weight(params, maximum);
+  const double u = uniform_of(sequence);
+  Descending order(logits, maximum, scratch.candidates);
+  if (params.top_k > 0) return draw_top_k([&] { return order.next(); }, weight, params, u);
+  weigh(logits, weight, scratch.weights);
+  if (params.top_p >= 1.0) return draw_from_all(scratch.weights, u);
+  return draw_top_p([&] { return order.next(); }, weight, params.top_p * sum(scratch.weights), u);
 }
 
 }  // namespace
@@ -265,35 +304,84 @@ Sampler::Sampler(int vocab, std::vector<TokenId> stop_ids) : vocab_(vocab), stop
   NS_CHECK(vocab > 0, "vocab {}", vocab);
 }
 
-void Sampler::mask_stops(const PlannedSequence& sequence, std::span<float> logits) const {
-  for (const auto* ids : {&stop_ids_, &sequence.sampling->stop_token_ids})
-    for (const TokenId id : *ids)
-      if (id >= 0 && id < vocab_) logits[static_cast<std::size_t>(id)] = kNever;
+// `logits` of tokens first .. after masks and penalties; the same where there are none.
+std::span<const float> Sampler::changed(std::span<const float> logits, TokenId first,
+                                        const PlannedSequence& sequence, Scratch& scratch) const {
+  const bool penalties = has_penalties(*sequence.sampling);
+  if (!masks_stops(sequence) && !penalties) return logits;
+  scratch.logits.assign(logits.begin(), logits.end());
+  if (masks_stops(sequence)) {
+    for (const auto* ids : {&stop_ids_, &sequence.sampling->stop_token_ids})
+      for (const TokenId id : *ids)
+        if (id >= first && id - first < static_cast<TokenId>(logits.size()))
+          scratch.logits[static_cast<std::size_t>(id - first)] = kNever;
+  }
+  if (penalties) apply_penalties(scratch.logits, first, sequence, scratch);
+  return scratch.logits;
 }
 
 SampledToken Sampler::sample(std::span<const float> row, const PlannedSequence& sequence,
                              Scratch& scratch) const {
   NS_CHECK(row.size() >= static_cast<std::size_t>(vocab_), "{} logits for {} tokens", row.size(), vocab_);
-  std::span<const float> logits = row.first(static_cast<std::size_t>(vocab_));
+  const std::span<const float> raw = row.first(static_cast<std::size_t>(vocab_));
   SampledToken out;
   out.id = sequence.id;
-  const std::optional<float> raw_maximum = usable_maximum(logits);
+  const std::optional<float> raw_maximum = usable_maximum(raw);
   if (!raw_maximum) return out;
-
-  std::optional<float> maximum = raw_maximum;
-  if (masks_stops(sequence) || has_penalties(*sequence.sampling)) {
-    scratch.logits.assign(logits.begin(), logits.end());
-    const std::span<float> changed(scratch.logits);
-    if (masks_stops(sequence)) mask_stops(sequence, changed);
-    if (has_penalties(*sequence.sampling)) apply_penalties(changed, sequence, scratch);
-    maximum = usable_maximum(changed);
-    if (!maximum) return out;
-    out.token = choose(changed, *maximum, sequence, scratch);
-  } else {
-    out.token = choose(logits, *maximum, sequence, scratch);
-  }
+  const std::span<const float> logits = changed(raw, 0, sequence, scratch);
+  const std::optional<float> maximum = logits.data() == raw.data() ? raw_maximum : usable_maximum(logits);
+  if (!maximum) return out;
+  out.token = choose_from_row(logits, *maximum, sequence, scratch);
   if (sequence.sampling->logprobs > 0)
-    add_logprobs(logits, *raw_maximum, sequence.sampling->logprobs, scratch, out);
+    add_logprobs(raw, *raw_maximum, sequence.sampling->logprobs, scratch, out);
+  return out;
+}
+
+int Sampler::candidates_needed(const PlannedSequence& sequence) {
+  const SamplingParams& params = *sequence.sampling;
+  if (params.logprobs > 0) return 0;
+  if (is_greedy(params)) return 1;
+  return params.top_k > 0 && params.top_k <= kMostCandidates ? static_cast<int>(params.top_k) : 0;
+}
+
+bool Sampler::candidates(std::span<const float> part, TokenId first, const PlannedSequence& sequence,
+                         Scratch& scratch, std::span<Candidate> out) const {
+  std::fill(out.begin(), out.end(), Candidate{kNever, -1});
+  const auto real = static_cast<std::size_t>(std::max(0, vocab_ - first));
+  const std::span<const float> raw = part.first(std::min(part.size(), real));
+  const std::span<const float> logits = changed(raw, first, sequence, scratch);
+  const Extreme found = extreme(logits);
+  if (found.unusable || (logits.data() != raw.data() && extreme(raw).unusable)) return false;
+  if (found.maximum == kNever) return true;
+  if (out.size() == 1) {
+    out[0] = {found.maximum, first + first_of(logits, found.maximum)};
+    return true;
+  }
+  Descending order(logits, found.maximum, scratch.candidates);
+  for (Candidate& c : out) {
+    const auto next = order.next();
+    if (!next) break;
+    c = {next->logit, first + next->id};
+  }
+  return true;
+}
+
+SampledToken Sampler::choose(std::span<Candidate> all, const PlannedSequence& sequence) const {
+  SampledToken out;
+  out.id = sequence.id;
+  std::sort(all.begin(), all.end(), more_likely);
+  if (all.empty() || all[0].logit == kNever) return out;
+  if (is_greedy(*sequence.sampling)) {
+    out.token = all[0].id;
+    return out;
+  }
+  const Candidate* at = all.data();
+  const Candidate* const end = at + all.size();
+  const auto next = [&]() -> std::optional<Candidate> {
+    return at == end || at->logit == kNever ? std::nullopt : std::optional(*at++);
+  };
+  out.token =
+      draw_top_k(next, Weight(*sequence.sampling, all[0].logit), *sequence.sampling, uniform_of(sequence));
   return out;
 }
 

@@ -10,11 +10,14 @@
 // (before all of this) over real tokens.
 //
 // Exponentials are the kernels' own: those of C libraries differ from machine to machine.
+//
+// Where ranks hold parts of the vocabulary, greedy rows and small top-k are decided by the largest few of
+// every part: candidates() on each rank, choose() on all of them gives the token that sample() finds in the
+// whole row.
 #pragma once
 
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "core/types.h"
@@ -24,6 +27,18 @@ namespace nightshift::model {
 // Temperatures below this are greedy.
 inline constexpr double kGreedyTemperature = 1e-5;
 
+// Most of a part's logits that a row may want as candidates; larger top-k wants whole rows.
+inline constexpr int kMostCandidates = 64;
+
+struct Candidate {
+  float logit;
+  TokenId id;
+};
+// Larger logits first, lower ids first among equals.
+constexpr bool more_likely(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
 class Sampler {
  public:
   // Working memory of one thread, grown on first use and kept.
@@ -32,7 +47,7 @@ class Sampler {
     std::vector<float> weights;        // [vocab]
     std::vector<std::int32_t> counts;  // [vocab], zero between calls
     std::vector<TokenId> touched;
-    std::vector<std::pair<float, TokenId>> candidates;
+    std::vector<Candidate> candidates;
   };
 
   // Tokens are 0 .. vocab - 1, whatever the width of the logits; stop_ids are the model's own.
@@ -42,10 +57,20 @@ class Sampler {
   // the sequence fails with reason nan_logits (SampledToken::failed()).
   SampledToken sample(std::span<const float> logits, const PlannedSequence& sequence, Scratch& scratch) const;
 
+  // Candidates per part that decide this row's token; 0: only the whole row does.
+  static int candidates_needed(const PlannedSequence& sequence);
+  // Of the logits of tokens first .. first + part.size() - 1: the out.size() most likely after masks and
+  // penalties, best first, filled up with -infinity. False: the part makes the row unusable.
+  bool candidates(std::span<const float> part, TokenId first, const PlannedSequence& sequence,
+                  Scratch& scratch, std::span<Candidate> out) const;
+  // all: the candidates of all parts, in any order; sorted here.
+  SampledToken choose(std::span<Candidate> all, const PlannedSequence& sequence) const;
+
   int vocab() const { return vocab_; }
 
  private:
-  void mask_stops(const PlannedSequence& sequence, std::span<float> logits) const;
+  std::span<const float> changed(std::span<const float> logits, TokenId first,
+                                 const PlannedSequence& sequence, Scratch& scratch) const;
 
   int vocab_;
   std::vector<TokenId> stop_ids_;

@@ -1,37 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/step_buffers.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace nightshift::model {
 
-StepBuffers::StepBuffers(const ModelConfig& config, const StepLimits& limits, kernels::Backend& backend) {
+namespace {
+
+// Elements of the larger of the two layouts' matrices.
+template <class F>
+std::int64_t larger(const Shard& base, const Shard& shift, const F& elements) {
+  return std::max<std::int64_t>(elements(base), elements(shift));
+}
+
+}  // namespace
+
+StepBuffers::StepBuffers(const ModelConfig& config, const StepLimits& limits, const Shard& base,
+                         const Shard& shift, kernels::Backend& backend) {
   const ModelShape& s = config.shape;
+  const int chunks = base.sequence * base.tensor;
+  const QkvChunk chunk = qkv_chunk(s, chunks);
   const std::int64_t tokens = limits.max_query_tokens, samples = limits.max_sampled_rows;
-  const std::int64_t q_width = static_cast<std::int64_t>(s.heads) * s.head_dim;
-  ids = backend.matrix<TokenId>(1, tokens, "model::ids");
-  residual = backend.matrix<float>(tokens, s.hidden, "model::residual");
-  normed = backend.matrix<bf16>(tokens, s.hidden, "model::normed");
-  qkv = backend.matrix<float>(tokens, q_width + 2LL * s.kv_heads * s.head_dim, "model::qkv");
-  q = backend.matrix<bf16>(tokens, q_width, "model::q");
-  attended = backend.matrix<bf16>(tokens, q_width, "model::attended");
-  activated = backend.matrix<bf16>(tokens, s.intermediate, "model::activated");
-  if (config.mlp_bias) {
-    gate = backend.matrix<float>(tokens, s.intermediate, "model::gate");
-    up = backend.matrix<float>(tokens, s.intermediate, "model::up");
+  const std::int64_t width = static_cast<std::int64_t>(chunk.heads + 2 * chunk.kv_heads) * s.head_dim;
+  const std::int64_t q_width = static_cast<std::int64_t>(chunk.heads) * s.head_dim;
+  // The shift layout's slice is the whole step.
+  const auto slice = [&](const Shard& shard) { return parallel::slice_of(tokens, shard.sequence, 0).size(); };
+  const std::int64_t rows = larger(base, shift, slice);
+  const auto flat = [&]<class T>(kernels::Matrix<T>& matrix, std::int64_t elements, const char* label) {
+    matrix = backend.matrix<T>(1, elements, label);
+  };
+
+  ids = backend.matrix<TokenId>(1, rows, "model::ids");
+  residual = backend.matrix<float>(rows, s.hidden, "model::residual");
+  normed = backend.matrix<bf16>(rows, s.hidden, "model::normed");
+  flat(qkv, larger(base, shift, [&](const Shard& l) { return slice(l) * l.sequence * chunk.rows; }),
+       "model::qkv");
+  flat(qkv_out, larger(base, shift, [&](const Shard& l) { return slice(l) * l.sequence * width; }),
+       "model::qkv_out");
+  flat(attended, tokens * q_width, "model::attended");
+  if (base.sequence > 1) {
+    flat(qkv_in, tokens * width, "model::qkv_in");
+    flat(returned, slice(base) * base.sequence * q_width, "model::returned");
+    flat(o_input, slice(base) * base.sequence * q_width, "model::o_input");
   }
+  flat(activated, larger(base, shift, [&](const Shard& l) { return slice(l) * l.mlp_columns.size(); }),
+       "model::activated");
+  if (shift.tensor > 1 || base.tensor > 1) {
+    partial = backend.matrix<float>(rows, s.hidden, "model::partial");
+    flat(parts, (rows + chunks) * s.hidden, "model::parts");
+  }
+  const int own = base.t * base.sequence + base.s;
+  const parallel::Range vocabulary = parallel::vocab_of(own, chunks, s.vocab, kernels::kPanelRows);
   sampled_rows = backend.matrix<std::int32_t>(1, samples, "model::sampled_rows");
   sampled = backend.matrix<float>(samples, s.hidden, "model::sampled");
   sampled_normed = backend.matrix<bf16>(samples, s.hidden, "model::sampled_normed");
-  logits = backend.matrix<float>(samples, s.vocab, "model::logits");
+  logits = backend.matrix<float>(samples, vocabulary.size(), "model::logits");
 }
 
 std::int64_t StepBuffers::bytes() const {
-  const auto size = [](const auto& matrix) {
-    return matrix.rows() * matrix.cols() * static_cast<std::int64_t>(sizeof(*matrix.data()));
+  const auto size = [](const auto&... matrix) {
+    return ((matrix.rows() * matrix.cols() * static_cast<std::int64_t>(sizeof(*matrix.data()))) + ...);
   };
-  return size(ids) + size(residual) + size(normed) + size(qkv) + size(q) + size(attended) + size(activated) +
-         size(gate) + size(up) + size(sampled_rows) + size(sampled) + size(sampled_normed) + size(logits);
+  return size(ids, residual, normed, qkv, qkv_out, qkv_in, attended, returned, o_input, activated, partial,
+              parts, sampled_rows, sampled, sampled_normed, logits);
 }
 
 namespace {

@@ -8,25 +8,34 @@
 #include "core/types.h"
 #include "kernels/kernels.h"
 #include "model/files/model_files.h"
+#include "model/shard.h"
 
 namespace nightshift::model {
 
+// Buffers that hold a matrix of another shape in each layout are flat; the forward pass lays views over them.
 struct StepBuffers {
-  StepBuffers(const ModelConfig& config, const StepLimits& limits, kernels::Backend& backend);
+  // `base`, `shift`: what this rank does in the two layouts.
+  StepBuffers(const ModelConfig& config, const StepLimits& limits, const Shard& base, const Shard& shift,
+              kernels::Backend& backend);
   std::int64_t bytes() const;
 
-  kernels::Matrix<TokenId> ids;                // [1, T]
-  kernels::Matrix<float> residual;             // [T, hidden]
-  kernels::Matrix<bf16> normed;                // [T, hidden]
-  kernels::Matrix<float> qkv;                  // [T, (heads + 2 kv_heads) head_dim]
-  kernels::Matrix<bf16> q;                     // [T, heads head_dim]
-  kernels::Matrix<bf16> attended;              // [T, heads head_dim]
-  kernels::Matrix<bf16> activated;             // [T, intermediate]
-  kernels::Matrix<float> gate, up;             // [T, intermediate]; models with MLP biases
+  // Ts: query tokens of this rank's slice; Tw: columns of its tensor-parallel part; C: of its own chunk.
+  kernels::Matrix<TokenId> ids;                // [1, Ts]
+  kernels::Matrix<float> residual;             // [Ts, hidden]
+  kernels::Matrix<bf16> normed;                // [Ts, hidden]
+  kernels::Matrix<float> qkv;                  // flat: [Ts, sequence * chunk_rows]
+  kernels::Matrix<bf16> qkv_out;               // flat: [sequence][Ts, (Hc + 2 Hkvc) head_dim], to its owners
+  kernels::Matrix<bf16> qkv_in;                // flat: [T, (Hc + 2 Hkvc) head_dim]; sequence > 1
+  kernels::Matrix<bf16> attended;              // flat: [T, Hc head_dim]
+  kernels::Matrix<bf16> returned;              // flat: [sequence][Ts, Hc head_dim]; sequence > 1
+  kernels::Matrix<bf16> o_input;               // flat: [Ts, sequence * Hc head_dim]; sequence > 1
+  kernels::Matrix<bf16> activated;             // flat: [Ts, intermediate / tensor]
+  kernels::Matrix<float> partial;              // [Ts, hidden] this rank's subtree sums; tensor > 1
+  kernels::Matrix<float> parts;                // flat: [tensor][its share of Ts * hidden]; tensor > 1
   kernels::Matrix<std::int32_t> sampled_rows;  // [1, S]
   kernels::Matrix<float> sampled;              // [S, hidden]
   kernels::Matrix<bf16> sampled_normed;        // [S, hidden]
-  kernels::Matrix<float> logits;               // [S, vocab]
+  kernels::Matrix<float> logits;               // [S, this rank's chunk of the vocabulary]
 };
 
 // A plan as the kernels want it. Rows of the batch are the query tokens in plan order.

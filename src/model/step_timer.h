@@ -10,9 +10,24 @@
 
 namespace nightshift::model {
 
-enum class Op : std::uint8_t { embed, norm, qkv, rope, attention, o, gate_up, down, head, sample, other };
-constexpr std::array kOpNames{"embed",   "norm", "qkv",  "rope+append", "attention", "o",
-                              "gate_up", "down", "head", "sample",      "other"};
+enum class Op : std::uint8_t {
+  embed,
+  norm,
+  qkv,
+  rope,
+  append,
+  attention,
+  o,
+  gate_up,
+  down,
+  exchange,  // data on its way between ranks, and waiting for them
+  reduce,
+  head,
+  sample,
+  other
+};
+constexpr std::array kOpNames{"embed",   "norm", "qkv",      "rope",   "append", "attention", "o",
+                              "gate_up", "down", "exchange", "reduce", "head",   "sample",    "other"};
 static_assert(kOpNames.size() == static_cast<std::size_t>(Op::other) + 1);
 
 class StepTimer {

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/shard.h"
+
+#include "core/check.h"
+#include "core/reduction.h"
+
+namespace nightshift::model {
+
+namespace {
+
+// The reduction shards of part t of `tensor`, as offsets from the first one's begin.
+std::vector<std::int64_t> relative(const ReductionBounds& bounds, const parallel::Range& shards) {
+  std::vector<std::int64_t> out;
+  for (std::int64_t i = shards.begin; i <= shards.end; ++i)
+    out.push_back(bounds[static_cast<std::size_t>(i)] - bounds[static_cast<std::size_t>(shards.begin)]);
+  return out;
+}
+
+// An empty range begins at 0, where every matrix may be cut.
+parallel::Range normal(const parallel::Range& range) {
+  return range.size() == 0 ? parallel::Range{} : range;
+}
+
+parallel::Range columns_of(const ReductionBounds& bounds, const parallel::Range& shards) {
+  return {bounds[static_cast<std::size_t>(shards.begin)], bounds[static_cast<std::size_t>(shards.end)]};
+}
+
+void join_groups(Shard& shard, const parallel::DeviceMesh& mesh, parallel::Layout layout) {
+  const parallel::Communicator& sequence = mesh.sequence_group(layout);
+  const parallel::Communicator& tensor = mesh.tensor_group(layout);
+  shard.sequence = sequence.size();
+  shard.s = sequence.rank();
+  shard.tensor = tensor.size();
+  shard.t = tensor.rank();
+  if (shard.sequence > 1) shard.sequence_group = &sequence;
+  if (shard.tensor > 1) shard.tensor_group = &tensor;
+}
+
+}  // namespace
+
+Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout) {
+  Shard shard;
+  if (mesh != nullptr) join_groups(shard, *mesh, layout);
+  const int chunks = mesh == nullptr ? 1 : mesh->degrees().ranks();
+  const int first = shard.t * shard.sequence, last = first + shard.sequence - 1;  // chunks of the group
+  NS_CHECK(shard.tensor * shard.sequence == chunks && kReductionShards % shard.tensor == 0,
+           "{} layout: {} x {} ranks of {}", name_of(layout), shard.sequence, shard.tensor, chunks);
+
+  const std::int64_t chunk_rows = qkv_chunk(shape, chunks).rows;
+  shard.qkv_rows = {first * chunk_rows, (last + 1) * chunk_rows};
+  const parallel::Range heads{parallel::heads_of(first, chunks, shape.heads).begin,
+                              parallel::heads_of(last, chunks, shape.heads).end};
+  const parallel::Range shards = parallel::shards_of(shard.t, shard.tensor);
+  shard.o_columns = {heads.begin * shape.head_dim, heads.end * shape.head_dim};
+  shard.mlp_columns = normal(columns_of(nightshift::mlp_bounds(shape), shards));
+  shard.vocabulary = normal({parallel::vocab_of(first, chunks, shape.vocab, kernels::kPanelRows).begin,
+                             parallel::vocab_of(last, chunks, shape.vocab, kernels::kPanelRows).end});
+  shard.o_bounds = relative(attention_bounds(shape), shards);
+  shard.mlp_bounds = relative(nightshift::mlp_bounds(shape), shards);
+  NS_CHECK(columns_of(attention_bounds(shape), shards) == shard.o_columns,
+           "{} heads: the reduction shards of part {} of {} are not its heads", shape.heads, shard.t,
+           shard.tensor);
+  return shard;
+}
+
+std::int64_t matrix_bytes(const ModelShape& shape, const Shard& shard, kernels::Backend& backend) {
+  const auto bytes = [&](std::int64_t n, std::int64_t k) {
+    return n == 0 || k == 0 ? 0 : static_cast<std::int64_t>(backend.packed_bytes(n, k));
+  };
+  const std::int64_t mlp = shard.mlp_columns.size();
+  const std::int64_t layer = bytes(shard.qkv_rows.size(), shape.hidden) +
+                             bytes(shape.hidden, shard.o_columns.size()) +
+                             bytes(kernels::gate_up_rows(mlp), shape.hidden) + bytes(shape.hidden, mlp);
+  const std::int64_t table = bytes(shard.vocabulary.size(), shape.hidden);
+  return shape.layers * layer + (shape.tied_embeddings ? 1 : 2) * table;
+}
+
+}  // namespace nightshift::model

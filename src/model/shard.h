@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one layout asks of this rank: its slice of the tokens, its part of every weight, and with whom it
+// exchanges. A replica of one rank is the case sequence = tensor = 1.
+#pragma once
+
+#include <vector>
+
+#include "model/packed_weights.h"
+
+namespace nightshift::model {
+
+struct Shard {
+  int sequence = 1, s = 0;                                 // slice s of the tokens
+  int tensor = 1, t = 0;                                   // part t of the weights
+  const parallel::Communicator* sequence_group = nullptr;  // in order of s; null where sequence = 1
+  const parallel::Communicator* tensor_group = nullptr;    // in order of t; null where tensor = 1
+
+  parallel::Range qkv_rows;              // of the fused QKV matrix: the chunks of the whole sequence group
+  parallel::Range o_columns;             // K range of o: their heads
+  parallel::Range mlp_columns;           // of the MLP's inner width
+  parallel::Range vocabulary;            // rows of the embedding
+  std::vector<std::int64_t> o_bounds;    // reduction shards within o_columns, relative
+  std::vector<std::int64_t> mlp_bounds;  // within mlp_columns
+
+  std::int64_t slice_begin(std::int64_t tokens, int of) const {
+    return parallel::slice_of(tokens, sequence, of).begin;
+  }
+};
+
+// mesh null: one rank.
+Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout);
+
+// Bytes of weight matrices that a rank reads in a step of this layout.
+std::int64_t matrix_bytes(const ModelShape& shape, const Shard& shard, kernels::Backend& backend);
+
+}  // namespace nightshift::model
