@@ -68,15 +68,20 @@ Range base_kv_heads(const Heads& heads, const Degrees& degrees, const Place& pla
 }
 
 TEST(Layout, BothLayoutsOwnTheSameHeads) {
-  int cases = 0, moved = 0;
+  int cases = 0, moved = 0, only_chunks = 0;
   for_each_rank(false, [&](const Heads& heads, const Degrees& degrees, const Place& place) {
     const int ranks = degrees.ranks(), chunk = chunk_of(place, degrees);
     const Range query = base_heads(heads, degrees, place), kv = base_kv_heads(heads, degrees, place);
     ASSERT_EQ(query, heads_of(chunk, ranks, heads.query));
-    ASSERT_EQ(kv, kv_heads_of(chunk, ranks, heads.kv));
+    // With 3 KV heads and a tensor degree of 2, say, no weight shard holds whole KV heads of its own, and
+    // only the chunks tell who has what; the test after the next shows that they tell right.
+    if (heads.kv % degrees.tensor == 0 || degrees.tensor % heads.kv == 0)
+      ASSERT_EQ(kv, kv_heads_of(chunk, ranks, heads.kv));
+    else
+      ++only_chunks;
     // And plainly as tensor parallelism of degree P in the order of chunks.
     ASSERT_EQ(query, part({0, heads.query}, ranks, chunk));
-    ASSERT_EQ(kv, kv_part({0, heads.kv}, ranks, chunk));
+    ASSERT_EQ(kv_heads_of(chunk, ranks, heads.kv), kv_part({0, heads.kv}, ranks, chunk));
     // In the order of ranks it would be wrong wherever both degrees exceed one.
     const int rank = place.s * degrees.tensor + place.t;
     if (query != part({0, heads.query}, ranks, rank)) ++moved;
@@ -84,6 +89,7 @@ TEST(Layout, BothLayoutsOwnTheSameHeads) {
   });
   EXPECT_GT(cases, 1000);
   EXPECT_GT(moved, 100);
+  EXPECT_LT(only_chunks, cases / 20);
 }
 
 TEST(Layout, RankOrderWouldMoveHeadsExactlyInMixedDegrees) {
