@@ -24,9 +24,8 @@ const BatchPlan& Scheduler::plan() {
 
   const bool pressed = plan_decodes(step);
   step.plan.decode_tokens = step.plan.query_tokens;
-  const int limit = prefill_limit(step.plan.decode_tokens);
-  plan_prefills(step, limit);
-  if (!pressed) plan_admissions(step, limit);  // what was just taken from one must not go to a newcomer
+  plan_prefill_work(step, pressed);
+  step.plan.tail = is_tail(step.plan);
   if (step.plan.empty()) return step.plan;
 
   // Published only now: what this step computes can be read from the next one on, since steps run in order.
@@ -84,6 +83,26 @@ void Scheduler::preempt_last() {
 int Scheduler::prefill_limit(int decodes) const {
   const int rounded = options_.token_budget / options_.tile * options_.tile;
   return rounded > decodes ? rounded : options_.token_budget;
+}
+
+// Started prefills and new requests, unless they wait for a bulk step.
+void Scheduler::plan_prefill_work(Step& step, bool pressed) {
+  const int decodes = step.plan.decode_tokens;
+  const int limit = prefill_limit(decodes);
+  if (holds_prefills(decodes, limit, pressed)) {
+    ++held_steps_;
+    ++counters_.held_steps;
+    return;
+  }
+  plan_prefills(step, limit);
+  if (!pressed) plan_admissions(step, limit);  // what was just taken from one must not go to a newcomer
+  if (step.plan.query_tokens > decodes) held_steps_ = 0;
+}
+
+bool Scheduler::is_tail(const BatchPlan& plan) const {
+  return closed_ && waiting_.empty() && plan.query_tokens == plan.decode_tokens &&
+         std::none_of(running_.begin(), running_.end(),
+                      [](const Sequence* sequence) { return sequence->prefilling(); });
 }
 
 void Scheduler::plan_prefills(Step& step, int limit) {

@@ -17,12 +17,17 @@ const Options& checked(const Options& options) {
   const auto positive = [](int value, const char* name) {
     if (value < 1) throw BadInput(fmt::format("schedule: {} is {}", name, value), "it must be at least 1");
   };
+  const auto not_negative = [](int value, const char* name) {
+    if (value < 0) throw BadInput(fmt::format("schedule: {} is {}", name, value), "it must be at least 0");
+  };
   positive(options.token_budget, "token_budget");
   positive(options.max_sequences, "max_sequences");
   positive(options.kv_blocks, "kv_blocks");
   positive(options.max_context, "max_context");
   positive(options.tile, "tile");
   positive(options.pipeline_depth, "pipeline_depth");
+  not_negative(options.prefill_group, "prefill_group");
+  not_negative(options.prefill_patience, "prefill_patience");
   if (!(options.watermark >= 0.0 && options.watermark < 1.0))
     throw BadInput(fmt::format("schedule: watermark is {}", options.watermark),
                    "it is a share of the KV blocks, at least 0 and below 1");
@@ -60,6 +65,7 @@ std::optional<std::string> Scheduler::refusal(const Request& request) const {
 }
 
 std::optional<std::string> Scheduler::add(Request&& request) {
+  NS_CHECK(!closed_, "sequence {} is added after close()", request.id);
   if (auto reason = refusal(request)) return reason;
   NS_CHECK(!by_id_.contains(request.id), "sequence {} is already being scheduled", request.id);
   Sequence& sequence = new_sequence();
@@ -209,7 +215,7 @@ std::vector<Progress> Scheduler::progress() const {
 
 // As many as there are free places, and a quarter of a batch beyond.
 bool Scheduler::wants_more() const {
-  return waiting() < options_.max_sequences - running() + std::max(1, options_.max_sequences / 4);
+  return !closed_ && waiting() < options_.max_sequences - running() + std::max(1, options_.max_sequences / 4);
 }
 
 Counters Scheduler::counters() const {

@@ -44,9 +44,10 @@ struct Options {
   std::vector<TokenId> eos_ids;    // the model's end-of-sequence ids
   int tile = 128;  // rows of a GEMM tile: a step filled by prefill holds a multiple of it; 1: no rounding
   int pipeline_depth = 1;  // steps planned and not yet committed: 1 synchronous, 2 overlapped
-  // While sequences decode, prefill waits until this many of its tokens can run in one step, so that steps
-  // are clearly bulk or clearly decode; at most prefill_patience steps, and never where it would leave more
-  // than a quarter of the running places empty. 0: nothing waits.
+  // While sequences decode, prefill waits until this many of its tokens (prefix hits not counted) can run in
+  // one step, or as many as the budget leaves room for, so that steps are clearly bulk or clearly decode. It
+  // waits for at most prefill_patience steps, and never where that would leave more than a quarter of the
+  // running places empty that KV cache and requests could fill. 0: nothing waits.
   int prefill_group = 0;
   int prefill_patience = 64;
 };
@@ -88,6 +89,7 @@ struct Counters {
   std::uint64_t prompt_tokens = 0;     // of first admissions
   std::uint64_t cache_hit_tokens = 0;  // of those, found in the prefix cache
   std::uint64_t skipped_decodes = 0;   // decodes that had to wait a step for a KV block
+  std::uint64_t held_steps = 0;        // that held prefill back for a bulk step
   std::uint64_t evictions = 0;         // cached blocks taken for new content
   int kv_blocks_high_water = 0;        // held at once
 };
@@ -143,7 +145,8 @@ class Scheduler {
   // dropped here, and the caller must drop them too.
   std::vector<Finished> commit(const StepResult& result, std::span<const SequenceId> stop = {});
 
-  // Nothing will be added any more: plans of what is left without prefill are marked as the tail.
+  // Nothing will be added any more (add() is an error from here on): plans of what is left without prefill
+  // are marked as the tail.
   void close() { closed_ = true; }
 
   // Ends a sequence where it stands; nothing if it is not known (any more).
@@ -159,6 +162,7 @@ class Scheduler {
 
   // True while fewer requests wait than the next steps could admit: claim prompts and add() them now, so that
   // admission never starves.
+  // Never after close().
   bool wants_more() const;
 
   // Tokens of prompt and answer together that can run here: max_context, or less where the KV pool is
@@ -181,7 +185,25 @@ class Scheduler {
 
   Step& step_at(int age) { return steps_[(oldest_step_ + static_cast<std::size_t>(age)) % steps_.size()]; }
 
+  // What prefill could run now.
+  struct AtHand {
+    int tokens = 0;
+    int sequences = 0;
+    int sequences_waiting = 0;  // of sequences, not admitted yet
+    void take(int more) {
+      tokens += more;
+      ++sequences;
+    }
+  };
+
+  // group.cpp
+  bool holds_prefills(int decodes, int limit, bool pressed) const;
+  void count_admissible(AtHand& hand, int wanted, int most_places) const;
+  int estimated_hits(Sequence& sequence, const Sequence* previous) const;
+
   // plan.cpp
+  void plan_prefill_work(Step& step, bool pressed);
+  bool is_tail(const BatchPlan& plan) const;
   bool plan_decodes(Step& step);
   void plan_prefills(Step& step, int limit);
   void plan_admissions(Step& step, int limit);
@@ -219,6 +241,7 @@ class Scheduler {
   std::uint64_t next_step_ = 0;
   std::vector<BlockId> matched_;  // scratch of match_prefix
   bool closed_ = false;
+  int held_steps_ = 0;   // since prefill last ran
   int stops_asked_ = 0;  // by commit's caller, not yet seen in the step
   Counters counters_;
 };

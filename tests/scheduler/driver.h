@@ -24,6 +24,8 @@ class Driver {
   std::multimap<int, SequenceId> cancel_after;
   // Called after each commit; true abandons the run there (a crash).
   std::function<bool(int)> crash;
+  // Says so when everything was added.
+  bool closes = true;
 
   Scheduler& scheduler() { return scheduler_; }
 
@@ -42,6 +44,8 @@ class Driver {
         const auto refused = scheduler_.add(std::move(requests[next++]));
         EXPECT_FALSE(refused) << *refused;
       }
+      closed_ = closes && next == requests.size();
+      if (closed_) scheduler_.close();
       const Counters before = scheduler_.counters();
       const BatchPlan& plan = scheduler_.plan();
       if (!plan.empty()) {
@@ -101,6 +105,8 @@ class Driver {
     check_order(plan, pressed);
     check_decodes(plan, pressed, after.skipped_decodes > before.skipped_decodes);
     check_budget(plan);
+    check_holding(plan, pressed, after.held_steps > before.held_steps);
+    check_tail(plan);
     for (const PlannedSequence& s : plan.sequences) {
       for (const std::uint64_t value :
            {s.id, std::uint64_t(s.computed), std::uint64_t(s.num_tokens), std::uint64_t(s.samples)})
@@ -200,6 +206,35 @@ class Driver {
     }
   }
 
+  // Prefill is held back only beside decodes, within patience, and where few places stay empty for it.
+  void check_holding(const BatchPlan& plan, bool pressed, bool held) {
+    if (plan.query_tokens > plan.decode_tokens) held_in_a_row_ = 0;
+    if (!held) return;
+    EXPECT_GT(plan.decode_tokens, 0);
+    EXPECT_EQ(plan.query_tokens, plan.decode_tokens);
+    EXPECT_LE(++held_in_a_row_, options_.prefill_patience);
+    EXPECT_GT(options_.prefill_group, 0);
+    if (options_.pipeline_depth > 1 || pressed) return;  // some that run have nothing to do then
+    EXPECT_GE(4 * plan.decode_tokens, 3 * scheduler_.running());
+    const double kv_need = static_cast<double>(options_.max_sequences) * blocks_for(options_.max_context);
+    if (kv_need <= (1.0 - options_.watermark) * options_.kv_blocks) {
+      EXPECT_GE(4 * plan.decode_tokens,
+                3 * std::min(options_.max_sequences, scheduler_.running() + scheduler_.waiting()));
+    }
+  }
+
+  void check_tail(const BatchPlan& plan) {
+    const bool decodes_only = plan.query_tokens == plan.decode_tokens;
+    if (plan.tail) {
+      EXPECT_TRUE(closed_ && decodes_only && scheduler_.waiting() == 0);
+      ++tail_steps_;
+    } else if (tail_steps_ > 0) {
+      EXPECT_GT(scheduler_.counters().preemptions, 0U) << "the tail ended without a reason";
+    } else if (closed_ && decodes_only && scheduler_.waiting() == 0) {
+      EXPECT_GT(scheduler_.running(), plan.decode_tokens) << "nothing but decodes left, yet no tail";
+    }
+  }
+
   FakeModel model_;
   Options options_;
   Scheduler scheduler_;
@@ -212,6 +247,9 @@ class Driver {
   std::set<SequenceId> started_;
   std::set<SequenceId> preempted_;  // decoded before, not yet back
   std::uint64_t next_arrival_ = 0;
+  bool closed_ = false;
+  int held_in_a_row_ = 0;
+  int tail_steps_ = 0;
   std::uint64_t query_tokens_ = 0;
   std::uint64_t sampled_tokens_ = 0;
 };

@@ -74,14 +74,17 @@ Options random_options(Dice& dice, int max_context) {
   options.eos_ids = {kEos};
   options.tile = dice.one_of({1, 8, 128});
   options.pipeline_depth = dice.one_of({1, 1, 2, 2, 3});
+  options.prefill_group = dice.one_of({0, 1, 20, 100, 10000});
+  options.prefill_patience = dice.one_of({0, 1, 7, 64});
   return options;
 }
 
 std::string describe(const Options& o) {
   return fmt::format(
-      "context {} blocks {} budget {} sequences {} cache {} share {} watermark {} tile {} depth {}",
+      "context {} blocks {} budget {} sequences {} cache {} share {} watermark {} tile {} depth {} "
+      "group {} patience {}",
       o.max_context, o.kv_blocks, o.token_budget, o.max_sequences, o.prefix_cache, o.share_within_step,
-      o.watermark, o.tile, o.pipeline_depth);
+      o.watermark, o.tile, o.pipeline_depth, o.prefill_group, o.prefill_patience);
 }
 
 struct Mix {
@@ -112,6 +115,7 @@ struct Totals {
     sum.dropped_tokens += c.dropped_tokens;
     sum.evictions += c.evictions;
     sum.recomputed_tokens += c.recomputed_tokens;
+    sum.held_steps += c.held_steps;
   }
 };
 
@@ -124,6 +128,7 @@ TEST(SchedulerProperties, AnswersDoNotDependOnLimits) {
       const Options options = random_options(dice, mix.max_context);
       SCOPED_TRACE(fmt::format("seed {} variant {}: {}", seed, variant, describe(options)));
       Driver driver(mix.model, options);
+      driver.closes = dice.chance(50);
       const Outcome outcome = driver.run(mix.requests);
       EXPECT_EQ(outcome.answers, mix.expected);
       totals.add(outcome.counters);
@@ -136,6 +141,7 @@ TEST(SchedulerProperties, AnswersDoNotDependOnLimits) {
   EXPECT_GT(totals.sum.evictions, 10000U);
   EXPECT_GT(totals.sum.recomputed_tokens, 10000U);
   EXPECT_GT(totals.sum.dropped_tokens, 1000U);
+  EXPECT_GT(totals.sum.held_steps, 1000U);
 }
 
 TEST(SchedulerProperties, SameInputsSamePlans) {
@@ -150,6 +156,26 @@ TEST(SchedulerProperties, SameInputsSamePlans) {
     const Outcome b = second.run(mix.requests);
     EXPECT_EQ(a.plan_hash, b.plan_hash);
     EXPECT_EQ(a.steps, b.steps);
+  }
+}
+
+// Whatever a group of one token or no patience could wait for runs at once.
+TEST(SchedulerProperties, NothingWaitsWithoutAGroup) {
+  for (std::uint64_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
+    Dice dice(40000 + seed);
+    const Mix mix = random_mix(dice);
+    Options options = random_options(dice, mix.max_context);
+    SCOPED_TRACE(fmt::format("seed {}: {}", seed, describe(options)));
+    std::set<std::uint64_t> plans;
+    for (const auto& [group, patience] : {std::pair{0, 64}, {1, 64}, {10000, 0}}) {
+      options.prefill_group = group;
+      options.prefill_patience = patience;
+      Driver driver(mix.model, options);
+      const Outcome outcome = driver.run(mix.requests);
+      EXPECT_EQ(outcome.counters.held_steps, 0U);
+      plans.insert(outcome.plan_hash);
+    }
+    EXPECT_EQ(plans.size(), 1U);
   }
 }
 

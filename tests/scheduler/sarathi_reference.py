@@ -8,6 +8,9 @@ token budget lasts. KV memory is reserved for the whole prompt on admission and 
 the mixes are chosen so that nothing is preempted, since there our rules differ on purpose (max_tokens counts tokens
 generated before a preemption, no admission in a step that preempted).
 
+Mixes with a group run the same algorithm with one rule of ours in front, as scheduler.h words it: while something
+decodes, prefill waits for a bulk step.
+
     sarathi_reference.py --write plans.golden    rewrites the golden file
     sarathi_reference.py --check plans.golden    fails if it is not what this algorithm gives
 """
@@ -30,8 +33,9 @@ def blocks(tokens):
 
 
 class Sarathi:
-    def __init__(self, budget, max_sequences, kv_blocks, watermark, requests):
+    def __init__(self, budget, max_sequences, kv_blocks, watermark, group, patience, requests):
         self.budget, self.max_sequences = budget, max_sequences
+        self.group, self.patience, self.held = group, patience, 0
         self.free, self.watermark_blocks = kv_blocks, int(watermark * kv_blocks)
         self.table = {}      # sequence -> blocks held
         self.waiting = [Sequence(i, p, o) for i, (p, o) in enumerate(requests)]
@@ -41,6 +45,20 @@ class Sarathi:
         assert count <= self.free, "this mix would preempt"
         self.free -= count
         self.table[sequence] = self.table.get(sequence, 0) + count
+
+    def holds(self, decodes, prefills):
+        """Whether what prefill could run now is worth a step of its own yet."""
+        chunks = [s.prompt - s.prefilled for s in prefills]
+        free, places = self.free - self.watermark_blocks, self.max_sequences - len(self.running)
+        for s in self.waiting[:places]:
+            free -= blocks(s.prompt)
+            if free < 0:
+                break
+            chunks.append(s.prompt)
+        usable = decodes + len(chunks)
+        return (self.group > 0 and decodes > 0 and self.held < self.patience
+                and 0 < sum(chunks) < min(self.group, self.budget - decodes)
+                and decodes >= 3 / 4 * usable)
 
     def schedule(self):
         batch, tokens, prefills = [], 0, []
@@ -53,6 +71,10 @@ class Sarathi:
                 self.take(s, 1)
             batch.append((s, 1))
             tokens += 1
+        if self.holds(tokens, prefills):
+            self.held += 1
+            return batch
+        decodes = tokens
         for s in prefills:
             chunk = max(0, min(s.prompt - s.prefilled, self.budget - tokens))
             if chunk:
@@ -67,6 +89,8 @@ class Sarathi:
             self.running.append(self.waiting.pop(0))
             batch.append((s, chunk))
             tokens += chunk
+        if tokens > decodes:
+            self.held = 0
         return batch
 
     def finish(self, batch):
@@ -81,24 +105,29 @@ class Sarathi:
 
 
 def mixes():
-    """(name, budget, max_sequences, kv_blocks, watermark, [(prompt, output), ...])"""
+    """(name, budget, max_sequences, kv_blocks, watermark, group, patience, [(prompt, output), ...])"""
     chooser = random.Random(20240612)
-    yield "paper_figure", 8, 4, 1000, 0.01, [(5, 6), (20, 3), (3, 4), (7, 2)]
-    yield "decodes_exceed_budget", 2, 8, 1000, 0.01, [(1, 9)] * 2 + [(1, 5), (40, 2)]
-    yield "one_at_a_time", 64, 1, 1000, 0.01, [(100, 3), (5, 2), (64, 1)]
-    yield "kv_binds_admission", 128, 16, 40, 0.05, [(150, 8), (200, 8), (150, 8), (40, 8), (300, 8), (10, 8)]
+    yield "paper_figure", 8, 4, 1000, 0.01, 0, 0, [(5, 6), (20, 3), (3, 4), (7, 2)]
+    yield "decodes_exceed_budget", 2, 8, 1000, 0.01, 0, 0, [(1, 9)] * 2 + [(1, 5), (40, 2)]
+    yield "one_at_a_time", 64, 1, 1000, 0.01, 0, 0, [(100, 3), (5, 2), (64, 1)]
+    yield "kv_binds_admission", 128, 16, 40, 0.05, 0, 0, [(150, 8), (200, 8), (150, 8), (40, 8), (300, 8), (10, 8)]
     for budget in (32, 128, 512):
         lengths = [(chooser.randint(1, 400), chooser.randint(1, 40)) for _ in range(24)]
-        yield f"random_{budget}", budget, 8, 1000, 0.01, lengths
+        yield f"random_{budget}", budget, 8, 1000, 0.01, 0, 0, lengths
+    for group, patience in ((100, 64), (300, 64), (10_000, 64), (300, 5)):
+        lengths = [(chooser.randint(20, 200), chooser.randint(5, 60)) for _ in range(40)]
+        yield f"group_{group}_patience_{patience}", 512, 16, 1000, 0.01, group, patience, lengths
+    lengths = [(chooser.randint(20, 200), chooser.randint(5, 20)) for _ in range(40)]
+    yield "group_under_kv_limit", 512, 64, 150, 0.3, 200, 64, lengths
 
 
 def render():
     """Per mix its numbers, its requests, then a line per step: request:tokens in batch order."""
     out = ["# Plans of the published algorithm, by sarathi_reference.py"]
-    for name, budget, max_sequences, kv_blocks, watermark, requests in mixes():
-        out.append(f"mix {name} {budget} {max_sequences} {kv_blocks} {watermark}")
+    for name, *limits, requests in mixes():
+        out.append(f"mix {name} " + " ".join(map(str, limits)))
         out.append("requests " + " ".join(f"{p}:{o}" for p, o in requests))
-        engine = Sarathi(budget, max_sequences, kv_blocks, watermark, requests)
+        engine = Sarathi(*limits, requests)
         while engine.waiting or engine.running:
             batch = engine.schedule()
             assert batch, f"{name}: stuck"

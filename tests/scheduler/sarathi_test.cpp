@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the rules coincide (no prefix cache, no preemption, no tiles), our plans are those of the published
-// algorithm as sarathi_reference.py makes them.
+// algorithm as sarathi_reference.py makes them; also with prefill held back for bulk steps, written twice.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -36,6 +36,7 @@ std::vector<Mix> read_mixes() {
       Mix& mix = mixes.emplace_back();
       Options& o = mix.options;
       words >> mix.name >> o.token_budget >> o.max_sequences >> o.kv_blocks >> o.watermark;
+      words >> o.prefill_group >> o.prefill_patience;
       o.max_context = 500;
       o.prefix_cache = false;
       o.tile = 1;
@@ -75,7 +76,7 @@ std::vector<std::string> run(const Mix& mix) {
 
 TEST(Sarathi, PlansAreThoseOfThePublishedAlgorithm) {
   const auto mixes = read_mixes();
-  ASSERT_EQ(mixes.size(), 7U);
+  ASSERT_EQ(mixes.size(), 12U);
   for (const Mix& mix : mixes) {
     SCOPED_TRACE(mix.name);
     const auto steps = run(mix);
