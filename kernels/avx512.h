@@ -9,6 +9,7 @@
 namespace nightshift::kernels::avx512 {
 
 void gemm(const GemmBlock& b);
+void pack(const PackBlock& b);
 void rope(const RopeRow& r);
 void append(const AppendRow& a);
 void attention(const AttentionBlock& b);

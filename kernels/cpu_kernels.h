@@ -54,6 +54,16 @@ struct GemmBlock {
   void* scratch;
 };
 
+// Rows of W into their places within one panel: dword (row r, pair p) goes from row r to panel[p][r].
+struct PackBlock {
+  const bf16* rows;  // [count] of [2 * pairs], a stride apart
+  std::int64_t stride;
+  int first;  // place of the first row in the panel; first + count <= kPanel
+  int count;
+  std::int64_t pairs;  // of k
+  bf16* panel;         // [pairs][kPanel][2], 64-byte aligned; other rows' elements stay untouched
+};
+
 // One token's heads of one owner: q and k normed and rotated, everything as bf16.
 struct RopeRow {
   const float* qkv;  // [Q heads | K heads | V heads] * head_dim
@@ -98,6 +108,7 @@ struct AttentionBlock {
 struct CpuKernels {
   const char* name;
   void (*gemm)(const GemmBlock&);
+  void (*pack)(const PackBlock&);
   void (*rope)(const RopeRow&);
   void (*append)(const AppendRow&);
   void (*attention)(const AttentionBlock&);

@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kWorthHugePages = 2 * kHugePage;
+constexpr std::int64_t kPackDepth = 1024;  // k that one thread packs of a panel: 128 KiB
+constexpr double kPackNanosecondsPerElement = 0.4;
 
 void check_kv(const KvShape& s) {
   NS_CHECK(s.layers > 0 && s.kv_heads > 0 && s.blocks >= 0 && s.head_dim > 0 && s.head_dim % 2 == 0 &&
@@ -26,11 +28,6 @@ void check_kv(const KvShape& s) {
 
 std::int64_t panels(std::int64_t n) {
   return (n + kPanelRows - 1) / kPanelRows;
-}
-
-// Row n of W to its place in the panels: one pair of k every 2 * kPanelRows elements.
-void pack_row(const bf16* row, std::int64_t k, bf16* to) {
-  for (std::int64_t i = 0; i < k; i += 2) std::memcpy(to + i * kPanelRows, row + i, 2 * sizeof(bf16));
 }
 
 }  // namespace
@@ -105,17 +102,21 @@ void CpuBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<c
   check_shape("pack_rows", "rows", rows, rows.rows, w.k());
   NS_CHECK(first_row >= 0 && first_row + rows.rows <= w.n(),
            "kernels::pack_rows: rows {}..{} of a matrix with {}", first_row, first_row + rows.rows, w.n());
-  // A tile is what falls into one panel, so that threads write to different cache lines.
+  // A tile is what falls into one panel and a stretch of k, so that threads write to different cache lines
+  // and one panel is enough work for several.
   const std::int64_t first_panel = first_row / kPanelRows;
-  const std::int64_t tiles = panels(first_row + rows.rows) - first_panel;
-  const double cost = static_cast<double>(rows.rows) * static_cast<double>(w.k()) * 0.5;
+  const std::int64_t stretches = (w.k() + kPackDepth - 1) / kPackDepth;
+  const std::int64_t tiles = (panels(first_row + rows.rows) - first_panel) * stretches;
+  const double cost =
+      static_cast<double>(rows.rows) * static_cast<double>(w.k()) * kPackNanosecondsPerElement;
   for_each_tile("kernels::pack_rows", threads_, tiles, cost, [&](int, std::int64_t tile) {
-    const std::int64_t panel = first_panel + tile;
+    const std::int64_t panel = first_panel + tile / stretches;
+    const std::int64_t k = tile % stretches * kPackDepth;
     const std::int64_t begin = std::max(first_row, panel * kPanelRows);
     const std::int64_t end = std::min(first_row + rows.rows, (panel + 1) * kPanelRows);
-    for (std::int64_t n = begin; n < end; ++n) {
-      pack_row(rows.row(n - first_row), w.k(), w.data() + panel * kPanelRows * w.k() + n % kPanelRows * 2);
-    }
+    kernels_.pack({rows.row(begin - first_row) + k, rows.stride, static_cast<int>(begin % kPanelRows),
+                   static_cast<int>(end - begin), std::min(kPackDepth, w.k() - k) / 2,
+                   w.data() + (panel * w.k() + k) * kPanelRows});
   });
 }
 

@@ -7,6 +7,7 @@
 namespace nightshift::kernels::portable {
 
 void gemm(const GemmBlock& b);
+void pack(const PackBlock& b);
 void rope(const RopeRow& r);
 void append(const AppendRow& a);
 void attention(const AttentionBlock& b);

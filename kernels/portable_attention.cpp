@@ -92,9 +92,10 @@ namespace nightshift::kernels {
 
 const CpuKernels& portable_kernels() {
   static constexpr CpuKernels kernels{
-      "portable",         portable::gemm,     portable::rope,    portable::append,   portable::attention,
-      portable::rms_norm, portable::silu_mul, portable::add,     portable::add_tree, portable::to_bf16,
-      portable::argmax,   portable::sum_exp,  portable::collect, portable::multiply, portable::read};
+      "portable",        portable::gemm,      portable::pack,     portable::rope,
+      portable::append,  portable::attention, portable::rms_norm, portable::silu_mul,
+      portable::add,     portable::add_tree,  portable::to_bf16,  portable::argmax,
+      portable::sum_exp, portable::collect,   portable::multiply, portable::read};
   return kernels;
 }
 

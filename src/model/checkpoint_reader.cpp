@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 #include "core/check.h"
 
@@ -14,16 +15,69 @@ namespace nightshift::model {
 
 namespace {
 
-class File {
+constexpr std::size_t kAhead = 4;  // pieces claimed before they are asked for
+constexpr std::align_val_t kAlignment{64};
+
+std::int64_t columns_of(const WeightTensor& weight) {
+  return std::max<std::int64_t>(weight.shape.columns, 1);
+}
+
+std::size_t row_bytes(const WeightTensor& weight) {
+  return static_cast<std::size_t>(columns_of(weight)) * size_of(weight.dtype);
+}
+
+// Rows that are packed together: a panel, or what gate or up has of an interleaved one.
+std::int64_t unit_of(const WeightTensor& weight) {
+  return weight.weight == Weight::gate || weight.weight == Weight::up ? 32 : 64;
+}
+
+}  // namespace
+
+CheckpointPieces::CheckpointPieces(const ModelFiles& files, std::size_t piece_bytes)
+    : files_(files), first_piece_{0} {
+  for (const WeightTensor& weight : files.weights) {
+    const std::int64_t unit = unit_of(weight);
+    const auto units = static_cast<std::int64_t>(piece_bytes / row_bytes(weight)) / unit;
+    step_.push_back(std::max<std::int64_t>(units, 1) * unit);
+    const std::int64_t runs = (weight.shape.rows + step_.back() - 1) / step_.back();
+    first_piece_.push_back(first_piece_.back() + static_cast<std::uint64_t>(runs));
+  }
+}
+
+CheckpointPiece CheckpointPieces::at(std::uint64_t number) const {
+  NS_CHECK(number < count(), "piece {} of a checkpoint that has {}", number, count());
+  const auto after = std::upper_bound(first_piece_.begin(), first_piece_.end(), number);
+  const auto index = static_cast<std::size_t>(after - first_piece_.begin()) - 1;
+  const WeightTensor& weight = files_.weights[index];
+  const std::int64_t first_row = static_cast<std::int64_t>(number - first_piece_[index]) * step_[index];
+  return {.weight = &weight,
+          .first_row = first_row,
+          .rows = std::min(step_[index], weight.shape.rows - first_row),
+          .columns = columns_of(weight),
+          .data = {}};
+}
+
+std::uint64_t CheckpointPieces::offset(const CheckpointPiece& piece) const {
+  return piece.weight->tensor->offset +
+         static_cast<std::uint64_t>(piece.first_row) * row_bytes(*piece.weight);
+}
+
+std::size_t CheckpointPieces::bytes(const CheckpointPiece& piece) {
+  return static_cast<std::size_t>(piece.rows) * row_bytes(*piece.weight);
+}
+
+class CheckpointReader::File {
  public:
-  explicit File(const std::filesystem::path& path)
-      : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  File(int index, const std::filesystem::path& path)
+      : index_(index), path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
     if (fd_ < 0) throw Error(fmt::format("{}: cannot be opened: {}", path_.string(), std::strerror(errno)));
     ::posix_fadvise(fd_, 0, 0, POSIX_FADV_SEQUENTIAL);
   }
   ~File() { ::close(fd_); }
   File(const File&) = delete;
   File& operator=(const File&) = delete;
+
+  int index() const { return index_; }
 
   void read(std::uint64_t offset, std::span<std::byte> out) const {
     while (!out.empty()) {
@@ -39,14 +93,31 @@ class File {
   }
 
  private:
+  int index_;
   std::filesystem::path path_;
   int fd_;
 };
 
-}  // namespace
+void CheckpointReader::Release::operator()(std::byte* memory) const {
+  ::operator delete[](memory, kAlignment);
+}
 
-CheckpointReader::CheckpointReader(const ModelFiles& files, std::size_t piece_bytes)
-    : files_(files), piece_bytes_(piece_bytes), thread_([this] { read_all(); }) {}
+std::uint64_t CheckpointReader::pieces(const ModelFiles& files, std::size_t piece_bytes) {
+  return CheckpointPieces(files, piece_bytes).count();
+}
+
+CheckpointReader::Claim CheckpointReader::every_piece(std::uint64_t pieces) {
+  return [next = std::uint64_t{0}, pieces]() mutable -> std::optional<std::uint64_t> {
+    if (next == pieces) return std::nullopt;
+    return next++;
+  };
+}
+
+CheckpointReader::CheckpointReader(const ModelFiles& files, Claim claim, std::size_t piece_bytes)
+    : pieces_(files, piece_bytes), files_(files), claim_(std::move(claim)) {
+  for (std::size_t i = 0; i <= kAhead; ++i) spare_.push_back(std::make_unique<Slot>());
+  thread_ = std::thread([this] { read_all(); });
+}
 
 CheckpointReader::~CheckpointReader() {
   {
@@ -57,65 +128,66 @@ CheckpointReader::~CheckpointReader() {
   thread_.join();
 }
 
-const CheckpointPiece* CheckpointReader::next() {
-  std::unique_lock lock(mutex_);
-  if (spare_.empty()) spare_ = std::move(current_.data);  // give the used buffer back
-  changed_.wait(lock, [&] { return waiting_ || done_; });
-  if (!waiting_) {
-    if (error_) std::rethrow_exception(error_);
-    return nullptr;
+void CheckpointReader::claim_ahead() {
+  while (!claims_ended_ && under_way_ < kAhead) {
+    const std::optional<std::uint64_t> number = claim_();
+    if (!number) {
+      claims_ended_ = true;
+      return;
+    }
+    spare_.back()->piece = pieces_.at(*number);
+    ++under_way_;
+    const std::lock_guard lock(mutex_);
+    claimed_.push_back(std::move(spare_.back()));
+    spare_.pop_back();
+    changed_.notify_all();
   }
-  current_ = std::move(*waiting_);
-  waiting_.reset();
-  lock.unlock();
-  changed_.notify_all();
-  return &current_;
 }
 
-bool CheckpointReader::wait_for_room(std::unique_lock<std::mutex>& lock) {
-  changed_.wait(lock, [&] { return !waiting_ || stop_; });
-  return !stop_;
+const CheckpointPiece* CheckpointReader::next() {
+  if (current_) spare_.push_back(std::move(current_));
+  claim_ahead();
+  std::unique_lock lock(mutex_);
+  if (under_way_ == 0) return nullptr;
+  changed_.wait(lock, [&] { return !ready_.empty() || error_; });
+  if (ready_.empty()) std::rethrow_exception(error_);
+  current_ = std::move(ready_.front());
+  ready_.pop_front();
+  --under_way_;
+  return &current_->piece;
+}
+
+void CheckpointReader::read(Slot& slot, std::unique_ptr<File>& file) {
+  const int index = slot.piece.weight->tensor->file;
+  if (!file || file->index() != index)
+    file = std::make_unique<File>(index, files_.checkpoint.files[static_cast<std::size_t>(index)].path);
+  const std::size_t bytes = CheckpointPieces::bytes(slot.piece);
+  if (slot.capacity < bytes) {
+    slot.memory.reset(static_cast<std::byte*>(::operator new[](bytes, kAlignment)));
+    slot.capacity = bytes;
+  }
+  const std::span data(slot.memory.get(), bytes);
+  file->read(pieces_.offset(slot.piece), data);
+  slot.piece.data = data;
 }
 
 void CheckpointReader::read_all() try {
-  int open = -1;
-  std::optional<File> file;
-  for (const WeightTensor& weight : files_.weights) {
-    if (weight.tensor->file != open) {
-      open = weight.tensor->file;
-      file.emplace(files_.checkpoint.files[static_cast<std::size_t>(open)].path);
-    }
-    const std::int64_t columns = std::max<std::int64_t>(weight.shape.columns, 1);
-    const auto row_bytes = static_cast<std::size_t>(columns) * size_of(weight.dtype);
-    const std::int64_t step = std::max<std::int64_t>(1, static_cast<std::int64_t>(piece_bytes_ / row_bytes));
-    for (std::int64_t row = 0; row < weight.shape.rows; row += step) {
-      CheckpointPiece piece{.weight = &weight,
-                            .first_row = row,
-                            .rows = std::min(step, weight.shape.rows - row),
-                            .columns = columns,
-                            .data = {}};
-      {
-        const std::lock_guard lock(mutex_);
-        piece.data = std::move(spare_);
-        spare_.clear();
-      }
-      const std::size_t bytes = static_cast<std::size_t>(piece.rows) * row_bytes;
-      if (piece.data.size() < bytes) piece.data.resize(std::max(bytes, piece_bytes_));
-      file->read(weight.tensor->offset + static_cast<std::uint64_t>(row) * row_bytes,
-                 std::span(piece.data).first(bytes));
-      std::unique_lock lock(mutex_);
-      if (!wait_for_room(lock)) return;
-      waiting_ = std::move(piece);
-      changed_.notify_all();
-    }
+  std::unique_ptr<File> file;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return !claimed_.empty() || stop_; });
+    if (stop_) return;
+    std::unique_ptr<Slot> slot = std::move(claimed_.front());
+    claimed_.pop_front();
+    lock.unlock();
+    read(*slot, file);
+    lock.lock();
+    ready_.push_back(std::move(slot));
+    changed_.notify_all();
   }
-  const std::lock_guard lock(mutex_);
-  done_ = true;
-  changed_.notify_all();
 } catch (...) {
   const std::lock_guard lock(mutex_);
   error_ = std::current_exception();
-  done_ = true;
   changed_.notify_all();
 }
 

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads the weights of a checkpoint front to back, in pieces of whole rows, one piece ahead of the caller.
+// Reads the weights of a checkpoint in numbered pieces of whole rows. Which pieces this reader reads, and in
+// which order, the caller says: one rank takes all of them; the ranks of a node draw numbers from a shared
+// counter, so that every byte is read from the file system once per node. A thread of its own reads ahead of
+// the caller.
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -19,32 +26,79 @@ struct CheckpointPiece {
   const WeightTensor* weight = nullptr;
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
-  std::int64_t columns = 0;     // of a row; 1 for vectors
-  std::vector<std::byte> data;  // [rows][columns] in the file's element type; may be longer, is reused
+  std::int64_t columns = 0;         // of a row; 1 for vectors
+  std::span<const std::byte> data;  // [rows][columns] in the file's element type, 64-byte aligned
+};
+
+// How a checkpoint is cut: weights in the order of files and offsets, each into runs of whole rows of about
+// piece_bytes, in multiples of 64 rows (gate and up: of 32, half a panel of their interleaved matrix), at
+// least one of these. A function of the model and the size alone, so every rank has the same numbers.
+class CheckpointPieces {
+ public:
+  CheckpointPieces(const ModelFiles& files, std::size_t piece_bytes);
+
+  std::uint64_t count() const { return first_piece_.back(); }
+  CheckpointPiece at(std::uint64_t number) const;            // without data
+  std::uint64_t offset(const CheckpointPiece& piece) const;  // of its first byte in its weight's file
+  static std::size_t bytes(const CheckpointPiece& piece);
+
+ private:
+  const ModelFiles& files_;
+  std::vector<std::int64_t> step_;          // rows of a piece, per weight
+  std::vector<std::uint64_t> first_piece_;  // per weight, then the count
 };
 
 class CheckpointReader {
  public:
-  explicit CheckpointReader(const ModelFiles& files, std::size_t piece_bytes = std::size_t{16} << 20);
-  ~CheckpointReader();
+  // The number of the next piece to read, below pieces(), each once in all; nullopt when there are no more.
+  using Claim = std::function<std::optional<std::uint64_t>()>;
 
-  // The next piece, or nullptr after the last; valid until the next call. Throws Error when a file cannot be
-  // read or has become shorter than its header says.
+  // Small enough to stay in caches from the read to the packing, large enough for file systems and counters.
+  static constexpr std::size_t kPieceBytes = std::size_t{2} << 20;
+
+  // `claim` is called in next() alone, so by the caller's thread; a few claims ahead of what next() returns.
+  CheckpointReader(const ModelFiles& files, Claim claim, std::size_t piece_bytes = kPieceBytes);
+  ~CheckpointReader();
+  CheckpointReader(const CheckpointReader&) = delete;
+  CheckpointReader& operator=(const CheckpointReader&) = delete;
+
+  static std::uint64_t pieces(const ModelFiles& files, std::size_t piece_bytes = kPieceBytes);
+  std::uint64_t pieces() const { return pieces_.count(); }
+  static Claim every_piece(std::uint64_t pieces);  // 0, 1, 2, ...: a single rank
+
+  // The next claimed piece, or nullptr when claims have ended and all were returned; valid until the next
+  // call. Throws Error when a file cannot be read or has become shorter than its header says.
   const CheckpointPiece* next();
 
  private:
-  void read_all();
-  bool wait_for_room(std::unique_lock<std::mutex>& lock);
+  struct Release {
+    void operator()(std::byte* memory) const;
+  };
+  // A piece on its way: claimed, then read, then with the caller.
+  struct Slot {
+    CheckpointPiece piece;
+    std::unique_ptr<std::byte[], Release> memory;  // grows to the largest piece it held
+    std::size_t capacity = 0;
+  };
+  class File;
 
+  void claim_ahead();
+  void read_all();
+  void read(Slot& slot, std::unique_ptr<File>& file);
+
+  const CheckpointPieces pieces_;
   const ModelFiles& files_;
-  std::size_t piece_bytes_;
-  std::mutex mutex_;
+  const Claim claim_;
+  // Of the caller's thread alone.
+  bool claims_ended_ = false;
+  std::size_t under_way_ = 0;  // pieces claimed and not yet returned
+  std::unique_ptr<Slot> current_;
+  std::vector<std::unique_ptr<Slot>> spare_;
+
+  std::mutex mutex_;  // for what both threads see
   std::condition_variable changed_;
-  CheckpointPiece current_;                 // with the caller
-  std::optional<CheckpointPiece> waiting_;  // read ahead
-  std::vector<std::byte> spare_;            // a buffer to read into
+  std::deque<std::unique_ptr<Slot>> claimed_, ready_;
   std::exception_ptr error_;
-  bool done_ = false;
   bool stop_ = false;
   std::thread thread_;
 };
