@@ -9,6 +9,8 @@
 
 #include "core/text.h"
 #include "io/prompts.h"
+#include "parallel/layout/shift_policy.h"
+#include "runtime/job/limits.h"
 
 namespace nightshift::cli {
 namespace {
@@ -56,34 +58,41 @@ void check_kernels(const std::string& kernels) {
                  "run.kernels = \"portable\" runs everywhere; \"auto\" takes the best there is");
 }
 
-// What a rank needs at the least: weights, buffers of a step, and the KV cache of one longest sequence or the
-// amount that the job names. Mirrors how ranks size their pools.
-model::MemoryNeed memory_need(const Job& job, const model::ModelConfig& config) {
-  constexpr std::int64_t kBudget = 512;
-  model::StepLimits limits;
-  limits.max_context = *job.model.max_context;
-  const std::int64_t sequences = job.schedule.max_sequences;
-  limits.max_query_tokens =
-      static_cast<int>(std::max(job.schedule.token_budget.value_or(kBudget), sequences));
-  limits.max_sampled_rows = static_cast<int>(sequences);
-  limits.kv_blocks = (limits.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
-  model::MemoryNeed need = model::bytes_needed(config, limits);
-  if (job.schedule.kv_memory) {
-    need.kv_cache = std::max(need.kv_cache, static_cast<std::int64_t>(job.schedule.kv_memory->value));
-  }
-  return need;
+// The job as the ranks will read it, degrees that the model allows.
+void resolve_parallel(Job& job, const runtime::Geometry& geometry, const ModelShape& shape) {
+  const bool shifts = parallel::setting_shifts(job.parallel.shift, geometry.degrees);
+  parallel::check_degrees(shape, geometry.degrees, shifts);
+  job.parallel.replicas = geometry.replicas;
+  job.parallel.sequence = geometry.degrees.sequence;
+  job.parallel.tensor = geometry.degrees.tensor;
+}
+
+std::string bytes_text(std::int64_t bytes) {
+  return format_bytes(static_cast<double>(bytes));
 }
 
 void check_memory(const Preflight& p) {
-  const double need = static_cast<double>(p.memory.total()) * p.geometry.ranks_per_node;
-  const auto have = static_cast<double>(p.machine.memory_bytes);
+  const int ranks = p.geometry.ranks_per_node;
+  const std::int64_t need = p.memory.on_host(ranks);
+  const auto have = static_cast<std::int64_t>(p.machine.memory_bytes);
   if (have == 0 || need <= have) return;
-  throw BadInput(
-      fmt::format("{} ranks on this machine need at least {} ({} weights and {} KV cache each), {} is free",
-                  p.geometry.ranks_per_node, format_bytes(need),
-                  format_bytes(static_cast<double>(p.memory.weights)),
-                  format_bytes(static_cast<double>(p.memory.kv_cache)), format_bytes(have)),
-      "fewer --ranks, a smaller model.max_context or schedule.kv_memory, or a larger machine");
+  throw BadInput(fmt::format("{} rank{} on this machine need{} at least {} ({} weights, {} KV cache and {} "
+                             "buffers each), {} is free",
+                             ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", bytes_text(need),
+                             bytes_text(p.memory.weights), bytes_text(p.memory.kv_cache),
+                             bytes_text(p.memory.step_buffers), bytes_text(have)),
+                 "fewer --ranks, a smaller model.max_context or schedule.kv_memory, or a larger machine");
+}
+
+// The ranks of a machine share one copy of the weights in memory that MPI takes from /dev/shm.
+void check_shared_memory(const Preflight& p) {
+  if (p.geometry.ranks_per_node == 1 || !p.machine.shared_bytes) return;
+  const auto have = static_cast<std::int64_t>(*p.machine.shared_bytes);
+  if (p.memory.weights <= have) return;
+  throw BadInput(fmt::format("{} ranks on this machine share {} of weights in /dev/shm, where {} is free",
+                             p.geometry.ranks_per_node, bytes_text(p.memory.weights), bytes_text(have)),
+                 "remove what killed programs left there, enlarge it (mount -o remount,size=..., or the "
+                 "container's --shm-size), or take --ranks 1, which needs none");
 }
 
 std::string rank_program() {
@@ -126,15 +135,21 @@ Preflight check_job(Job job, int ranks, bool restart) {
   Preflight p{.job = std::move(job), .model = std::move(facts)};
   p.machine = machine;
   p.geometry = geometry;
-  resolve_context(p.job, p.model.files.config);
-  p.memory = memory_need(p.job, p.model.files.config);
+  const model::ModelConfig& config = p.model.files.config;
+  resolve_context(p.job, config);
+  resolve_parallel(p.job, geometry, config.shape);
+  const parallel::Degrees& degrees = geometry.degrees;
+  p.memory = model::bytes_needed(config, runtime::least_limits(p.job, config, degrees), degrees);
   if (p.job.job.input.extension() != ".jsonl") check_prompts(p.job.job.input.string(), p);
   p.manifest = runtime::manifest_of(p.job, input_digest(p.job.job.input), p.model.digest());
   p.start = runtime::decide_start(p.job, p.manifest, restart);
   const std::string kernels = p.start == runtime::Start::resume ? runtime::kernels_in_use(p.job) : "";
   if (!kernels.empty()) check_kernels(p.job.run.kernels = kernels);
   p.job.run.threads = p.geometry.threads;
-  if (p.start != runtime::Start::complete) check_memory(p);
+  if (p.start != runtime::Start::complete) {
+    check_memory(p);
+    check_shared_memory(p);
+  }
   p.command = runtime::launch_command(p.geometry, p.machine, rank_program(), p.job.journal_dir().string());
   check_launcher(p.command.argv.front());
   return p;

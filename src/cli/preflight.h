@@ -13,14 +13,15 @@
 namespace nightshift::cli {
 
 struct Preflight {
-  Job job;  // as the ranks will read it: max_context, threads and the kernel set of a continued job filled in
+  // As the ranks will read it: max_context, degrees, threads and the kernel set of a continued job filled in.
+  Job job;
   ModelFacts model;
   io::Manifest manifest = {};
   runtime::Start start = runtime::Start::fresh;
   runtime::Machine machine = {};
   runtime::Geometry geometry = {};
   runtime::LaunchCommand command = {};
-  model::MemoryNeed memory = {};  // of one rank, with the least KV cache that can work
+  model::MemoryNeed memory = {};  // with the least KV cache that can work
 };
 
 // Throws BadInput, with the way out, for whatever would make the job fail later.

@@ -41,20 +41,36 @@ std::string words_for(Start start, bool restart) {
   return restart ? "begins anew; what is there is kept aside" : "begins";
 }
 
+// "4 ranks = 2 replicas x (sequence 2 x tensor 1), shift auto, 1 thread each"
+std::string ranks_text(const Preflight& p) {
+  const runtime::Geometry& g = p.geometry;
+  const std::string shift = g.degrees.ranks() == 1 ? "" : fmt::format(", shift {}", p.job.parallel.shift);
+  return fmt::format("{}{}, {} thread{}{}", g.text(), shift, g.threads, g.threads == 1 ? "" : "s",
+                     g.ranks == 1 ? "" : " each");
+}
+
+std::string memory_text(const Preflight& p) {
+  const auto bytes = [](std::int64_t value) { return format_bytes(static_cast<double>(value)); };
+  const int ranks = p.geometry.ranks_per_node;
+  return fmt::format("at least {}{}: {} weights{}, {} KV cache and {} buffers{}; {} free here",
+                     bytes(p.memory.on_host(ranks)), ranks == 1 ? "" : " per machine",
+                     bytes(p.memory.weights), ranks == 1 ? "" : " once", bytes(p.memory.kv_cache),
+                     bytes(p.memory.step_buffers),
+                     ranks == 1 ? "" : fmt::format(" for each of {} ranks", ranks),
+                     format_bytes(static_cast<double>(p.machine.memory_bytes)));
+}
+
 Exit show_plan(const Preflight& p, bool restart) {
   std::cout << p.command.text() << "\n\n" << job_to_toml(p.job);
-  const auto bytes = [](std::int64_t value) { return format_bytes(static_cast<double>(value)); };
   std::cerr << fmt::format("start:    {}\n", words_for(p.start, restart));
   if (p.start == Start::resume) {
     const runtime::Harvest done = runtime::look_at_harvest(p.job);
     std::cerr << fmt::format("answered: {} of {} prompts\n", done.committed_rows, done.rows);
   }
-  std::cerr << fmt::format("ranks:    {} x {} threads{}\n", p.geometry.ranks, p.geometry.threads,
+  std::cerr << fmt::format("ranks:    {}{}\n", ranks_text(p),
                            p.geometry.bound ? ", bound to cores" : ", more than there are cores: not bound");
-  std::cerr << fmt::format(
-      "memory:   at least {} per rank ({} weights, {} KV cache, {} buffers); {} free here\n",
-      bytes(p.memory.total()), bytes(p.memory.weights), bytes(p.memory.kv_cache),
-      bytes(p.memory.step_buffers), format_bytes(static_cast<double>(p.machine.memory_bytes)));
+  std::cerr << fmt::format("memory:   {}\n", memory_text(p));
+  if (!p.job.run.trace.empty()) std::cerr << fmt::format("trace:    {}\n", p.job.run.trace.string());
   return Exit::done;
 }
 
@@ -131,8 +147,7 @@ class Workplace {
 
 // Starts the ranks and waits for them.
 RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& terminal) {
-  terminal.message(fmt::format("{}: {} ranks x {} threads, {}", p.job.job.name, p.geometry.ranks,
-                               p.geometry.threads, words_for(p.start, false)));
+  terminal.message(fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false)));
   const Session& session = place.session();
   std::error_code ignored;
   fs::remove(session.dir() / "status.json", ignored);  // of an earlier start

@@ -42,10 +42,14 @@ void visit_keys(JobT& job, Visitor&& v) {
   v("model", "dtype", job.model.dtype, Legal{0, 0, {"bf16"}}, "type of the weights in memory");
   v("model", "chat_template", job.model.chat_template, any, "auto (the model's own), none, or a Jinja file");
   v("model", "max_context", job.model.max_context, tokens, "tokens; longer prompts become failed rows");
-  v("parallel", "replicas", job.parallel.replicas, count, "data-parallel copies of the model");
-  v("parallel", "sequence", job.parallel.sequence, count, "sequence-parallel degree");
-  v("parallel", "tensor", job.parallel.tensor, count, "tensor-parallel degree of the base layout");
-  v("parallel", "shift", job.parallel.shift, any, "auto, never, always, or a token count");
+  v("parallel", "replicas", job.parallel.replicas, count,
+    "data-parallel copies of the model; auto: ranks / (sequence * tensor)");
+  v("parallel", "sequence", job.parallel.sequence, count,
+    "ranks of a replica that share the tokens of a step; auto: 1");
+  v("parallel", "tensor", job.parallel.tensor, count,
+    "ranks of a replica that share the weights in the base layout; auto: 1");
+  v("parallel", "shift", job.parallel.shift, any,
+    "steps in full tensor parallelism: auto, never, always, or up to a token count (random:SEED: for tests)");
   v("schedule", "token_budget", job.schedule.token_budget, tokens, "query tokens per step");
   v("schedule", "max_sequences", job.schedule.max_sequences, count, "sequences running at once, per replica");
   v("schedule", "kv_memory", job.schedule.kv_memory, any,
@@ -61,7 +65,8 @@ void visit_keys(JobT& job, Visitor&& v) {
     "accepted, without effect in this version (saving of running sequences)");
   v("run", "stop_before_end_seconds", job.run.stop_before_end_seconds, Legal{0, 1e9, {}},
     "accepted, without effect in this version (stop before the allocation ends)");
-  v("run", "trace", job.run.trace, any, "accepted, without effect in this version (Chrome trace file)");
+  v("run", "trace", job.run.trace, any,
+    "a .json file for what every rank did when (Chrome trace, Perfetto); empty: none");
 }
 
 std::string place(const fs::path& file, const toml::node* node) {
@@ -265,6 +270,17 @@ void require(const Job& job, const fs::path& field, std::string_view key) {
                  "it has no default; name it in the job file");
 }
 
+bool is_number(std::string_view text, std::size_t most_digits) {
+  return !text.empty() && text.size() <= most_digits &&
+         text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+bool is_shift_setting(std::string_view text) {
+  constexpr std::string_view kRandom = "random:";
+  if (text.starts_with(kRandom)) return is_number(text.substr(kRandom.size()), 18);
+  return text == "auto" || text == "never" || text == "always" || is_number(text, 9);
+}
+
 void check_job(const Job& job) {
   require(job, job.job.input, "job.input");
   require(job, job.job.output, "job.output");
@@ -273,11 +289,13 @@ void check_job(const Job& job) {
     throw BadInput(fmt::format("{}: job.input and job.output are the same file", job.file.string()),
                    "name another output");
   }
-  const std::string& shift = job.parallel.shift;
-  const bool number = !shift.empty() && shift.find_first_not_of("0123456789") == std::string::npos;
-  if (!number && shift != "auto" && shift != "never" && shift != "always") {
-    throw BadInput(fmt::format("{}: parallel.shift is \"{}\"", job.file.string(), shift),
-                   "it takes auto, never, always, or a token count");
+  if (!is_shift_setting(job.parallel.shift)) {
+    throw BadInput(fmt::format("{}: parallel.shift is \"{}\"", job.file.string(), job.parallel.shift),
+                   "it takes auto, never, always, or a token count up to 999999999");
+  }
+  if (!job.run.trace.empty() && job.run.trace.extension() != ".json") {
+    throw BadInput(fmt::format("{}: run.trace is {}", job.file.string(), job.run.trace.string()),
+                   "name a .json file, e.g. trace.json");
   }
 }
 

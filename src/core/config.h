@@ -42,7 +42,7 @@ struct Job {
     Auto<std::int64_t> replicas;
     Auto<std::int64_t> sequence;
     Auto<std::int64_t> tensor;
-    std::string shift = "auto";  // auto | never | always | a token count
+    std::string shift = "auto";  // auto | never | always | a token count | random:SEED
   } parallel;
 
   struct {
@@ -59,9 +59,9 @@ struct Job {
     Auto<std::int64_t> threads;      // per rank
     std::string numerics = "auto";   // auto | strict | fast
     std::string kernels = "auto";    // auto | portable | avx512_bf16: one set for all ranks
-    double checkpoint_seconds = 30;  // these three: accepted, without effect in this version
+    double checkpoint_seconds = 30;  // these two: accepted, without effect in this version
     double stop_before_end_seconds = 120;
-    std::filesystem::path trace;
+    std::filesystem::path trace;  // .json; empty: none
   } run;
 
   std::filesystem::path file;  // where it came from

@@ -65,6 +65,12 @@ TEST_F(ConfigTest, EveryKindOfValueIsRead) {
   EXPECT_EQ(job.parallel.shift, "256");
 }
 
+TEST_F(ConfigTest, ShiftTakesWordsAndTokenCounts) {
+  for (const char* shift : {"auto", "never", "always", "0", "999999999", "random:7"})
+    EXPECT_EQ(load(minimal_, {std::string("parallel.shift=") + shift}).parallel.shift, shift);
+  EXPECT_EQ(load(minimal_ + "[run]\ntrace = \"t.json\"\n").run.trace, dir_ / "t.json");
+}
+
 TEST_F(ConfigTest, TemplatesAreFilesBesideTheJobFileUnlessAWord) {
   EXPECT_EQ(load(minimal_ + "chat_template = \"chat.jinja\"\n").model.chat_template, dir_ / "chat.jinja");
   EXPECT_EQ(load(minimal_ + "chat_template = \"none\"\n").model.chat_template, "none");
@@ -88,7 +94,10 @@ TEST_F(ConfigTest, RefusalsNameFileLineAndRemedy) {
   expect(minimal_ + "[sampling]\ntop_p = 1.5\n", {"job.toml:7", "top_p 1.5 is above 1"});
   expect(minimal_ + "[sampling]\ntemprature = 1.0\n", {"did you mean temperature?"});
   expect(minimal_ + "[sampling]\nignore_eos = 1\n", {"ignore_eos 1 is not true or false"});
-  expect(minimal_ + "[parallel]\nshift = \"sometimes\"\n", {"auto, never, always, or a token count"});
+  for (const char* shift :
+       {"\"sometimes\"", "\"\"", "-1", "12345678901", "\"random:\"", "\"random:x\"", "\"1e3\""})
+    expect(minimal_ + "[parallel]\nshift = " + shift + "\n", {"auto, never, always, or a token count"});
+  expect(minimal_ + "[run]\ntrace = \"trace.txt\"\n", {"run.trace", "name a .json file"});
   expect("[job]\ninput = \"a\"\n", {"job.output is missing"});
   expect("[job]\ninput = \"a.h5\"\noutput = \"a.h5\"\n[model]\npath=\"m\"\n", {"the same file"});
   expect("[job\n", {"job.toml:1", "not valid TOML"});

@@ -41,13 +41,15 @@ struct Journals {
   bool complete() const { return index.committed_rows() == prompts.rows(); }
 };
 
-// One start for the provenance: without the counters of every rank and the latency buckets, which grow with
-// the job.
+// One start for the provenance: geometry, numerics and sums; without the counters of every rank and the
+// latency buckets, which grow with the job.
 json brief(const RunRecord& run) {
   json out = json::parse(run.to_json());
   out.erase("per_rank");
   json& total = out["total"];
-  for (auto it = total.begin(); it != total.end();) it = it->is_object() ? total.erase(it) : std::next(it);
+  for (auto it = total.begin(); it != total.end();)
+    it = it->is_object() && it->contains("buckets") ? total.erase(it) : std::next(it);
+  out["calibration"] = run.calibration.empty() ? json() : json::parse(run.calibration);
   return out;
 }
 

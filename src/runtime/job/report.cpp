@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/job/report.h"
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/check.h"
 #include "core/text.h"
+#include "parallel/layout/shift_policy.h"
+#include "runtime/job/geometry.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -36,7 +39,8 @@ std::string count(const json& number) {
 }
 
 std::string short_time(double seconds) {
-  if (seconds < 1e-3) return fmt::format("{:.0f} us", seconds * 1e6);
+  if (seconds > 0 && seconds < 1e-6) return fmt::format("{:.3g} ns", seconds * 1e9);
+  if (seconds < 1e-3) return fmt::format("{:.3g} us", seconds * 1e6);
   if (seconds < 1.0) return fmt::format("{:.3g} ms", seconds * 1e3);
   return seconds < 100 ? fmt::format("{:.2f} s", seconds) : format_duration(seconds);
 }
@@ -120,12 +124,99 @@ std::string engine_part(const json& s) {
   return text;
 }
 
+std::string step_time(const char* layout, const parallel::StepTime& time) {
+  return fmt::format("{} {} + {}/token + {}/key", layout, short_time(time.fixed), short_time(time.per_token),
+                     short_time(time.per_key));
+}
+
+std::string layout_rows(const json& layouts) {
+  std::string text;
+  for (const auto& [name, l] : layouts.items()) {
+    const auto seconds = l.at("seconds").get<double>();
+    if (l.at("steps") == 0) continue;
+    text += row((name + " layout").c_str(),
+                fmt::format("{} steps, {} tokens in {}: {} tokens/s", count(l.at("steps")),
+                            count(l.at("tokens")), short_time(seconds),
+                            format_count(seconds > 0 ? l.at("tokens").get<double>() / seconds : 0.0)));
+  }
+  return text;
+}
+
+std::string traffic_table(const json& traffic) {
+  std::vector<std::pair<std::string, json>> kinds;
+  for (const auto& [kind, sum] : traffic.items())
+    if (sum.at("calls") != 0) kinds.emplace_back(kind, sum);
+  if (kinds.empty()) return {};
+  std::stable_sort(kinds.begin(), kinds.end(),
+                   [](const auto& a, const auto& b) { return a.second["bytes"] > b.second["bytes"]; });
+  std::string text = fmt::format("{:<23}{:>11}{:>11}{:>11}{:>14}\n", "Communication", "sent", "calls", "time",
+                                 "of rank time");
+  for (const auto& [kind, sum] : kinds) {
+    text += fmt::format("  {:<21}{:>11}{:>11}{:>11}{:>14}\n", kind, format_bytes(sum.at("bytes")),
+                        count(sum.at("calls")), short_time(sum.at("seconds")),
+                        percent(sum.at("share_of_rank_time")));
+  }
+  return text;
+}
+
+std::string idle_text(const json& shares) {
+  double sum = 0.0, worst = 0.0;
+  for (const json& share : shares) {
+    sum += share.get<double>();
+    worst = std::max(worst, share.get<double>());
+  }
+  const std::string mean = percent(shares.empty() ? 0.0 : sum / static_cast<double>(shares.size()));
+  return fmt::format("{} of rank time, {} in the replica with the most", mean, percent(worst));
+}
+
+Geometry geometry_of(const json& run) {
+  Geometry g;
+  g.ranks = run.at("ranks");
+  g.replicas = run.at("replicas");
+  g.degrees = {run.at("sequence"), run.at("tensor")};
+  return g;
+}
+
+// How several ranks worked together; nothing for a job of single ranks.
+std::string parallel_part(const json& s) {
+  if (!s.contains("parallel")) return {};
+  const json &p = s.at("parallel"), &use = s.at("utilization");
+  const Geometry geometry = geometry_of(p);
+  std::string text = "Parallel\n";
+  text += row("geometry", fmt::format("{} on {} host{}", geometry.text(), p.at("hosts").get<int>(),
+                                      p.at("hosts") == 1 ? "" : "s"));
+  if (geometry.degrees.ranks() > 1) {
+    text += row("shift", fmt::format("{}; {} changes of layout", p.at("shift").get<std::string>(),
+                                     count(p.at("shifts"))));
+    if (!p.at("calibration").is_null()) {
+      const auto measured = parallel::Calibration::from_json(p.at("calibration").dump());
+      text += row("measured at start", step_time("base", measured.base));
+      text += row("", step_time("shift", measured.shift));
+    }
+    text += layout_rows(p.at("layouts"));
+  }
+  text += row("weights", fmt::format("{} once per host, {} of it used by a rank, shift on or off",
+                                     format_bytes(p.at("weight_bytes_per_host")),
+                                     format_bytes(p.at("weight_bytes_per_rank"))));
+  text += row("memory", format_bytes(p.at("pss_bytes_per_host")) + " per host (PSS of its ranks)");
+  text += row("loading", fmt::format("{} read in {}: {:.3g} GB/s", format_bytes(use.at("load_bytes")),
+                                     short_time(use.at("load_seconds")),
+                                     use.at("load_bytes_per_s").get<double>() / 1e9));
+  text += row("idle", idle_text(p.at("idle_share_per_replica")));
+  if (p.at("trace_events_dropped") != 0)
+    text +=
+        row("trace", count(p.at("trace_events_dropped")) + " events did not fit into memory and are missing");
+  const std::string table = traffic_table(p.at("traffic"));
+  return "\n" + text + (table.empty() ? "" : "\n" + table);
+}
+
 std::string heading(const json& summary, const json& provenance) {
   std::string where;
   if (const json runs = provenance.value("runs", json::array()); !runs.empty()) {
     const json& run = runs.back();
-    where = fmt::format(", {} ranks x {} threads, {} kernels", run.at("ranks").get<int>(),
-                        run.at("threads").get<int>(), run.at("kernel_set").get<std::string>());
+    const int ranks = run.at("ranks"), threads = run.at("threads");
+    where = fmt::format(", {} rank{} x {} thread{}, {} kernels", ranks, ranks == 1 ? "" : "s", threads,
+                        threads == 1 ? "" : "s", run.at("kernel_set").get<std::string>());
   }
   const json job = provenance.value("job", json::object());
   const json section = job.value("job", json::object());
@@ -140,7 +231,7 @@ std::string report_text(const std::string& summary_json, const std::string& prov
     const json summary = json::parse(summary_json);
     const json provenance = json::parse(provenance_json);
     return heading(summary, provenance) + "\n" + answers_part(summary) + "\n" + speed_part(summary) + "\n" +
-           latency_part(summary) + "\n" + engine_part(summary);
+           latency_part(summary) + "\n" + engine_part(summary) + parallel_part(summary);
   } catch (const json::exception& error) {
     throw Error(fmt::format("no report of nightshift: {}", error.what()));
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "parallel/layout/layout.h"
 #include "runtime/job/report.h"
 
 namespace nightshift::runtime {
@@ -25,6 +27,7 @@ struct RunTotals {
   double rank_seconds = 0.0;
   double possible_flops = 0.0;  // peak x seconds
   double possible_bytes = 0.0;
+  double load_seconds = 0.0;  // wall, slowest rank of each start
   std::uint64_t resident_per_rank = 0;
   double kv_high_water = 0.0;  // share, worst rank
 
@@ -39,11 +42,14 @@ struct RunTotals {
     rank_seconds += run.seconds * run.ranks;
     possible_flops += run.total.peak_flops * run.seconds;
     possible_bytes += run.total.peak_bandwidth * run.seconds;
+    double slowest_load = 0.0;
     for (const RunCounters& rank : run.per_rank) {
+      slowest_load = std::max(slowest_load, rank.load_seconds);
       resident_per_rank = std::max(resident_per_rank, rank.resident_bytes);
       kv_high_water = std::max(kv_high_water, ratio(static_cast<double>(rank.kv_blocks_high_water),
                                                     static_cast<double>(rank.kv_blocks)));
     }
+    load_seconds += slowest_load;
   }
 };
 
@@ -64,7 +70,9 @@ json utilization(const RunTotals& t) {
           {"model_share", ratio(t.counters.compute_seconds, t.rank_seconds)},
           {"host_share", ratio(t.counters.host_seconds, t.rank_seconds)},
           {"idle_share", ratio(t.counters.idle_seconds, t.rank_seconds)},
-          {"load_seconds", t.counters.load_seconds}};
+          {"load_seconds", t.load_seconds},
+          {"load_bytes", t.counters.load_bytes},
+          {"load_bytes_per_s", ratio(static_cast<double>(t.counters.load_bytes), t.load_seconds)}};
 }
 
 json engine(const RunTotals& t) {
@@ -75,6 +83,67 @@ json engine(const RunTotals& t) {
           {"preemptions", t.counters.preemptions},
           {"kv_high_water", t.kv_high_water},
           {"resident_bytes_per_rank", t.resident_per_rank}};
+}
+
+json layouts(const RunCounters& c) {
+  json out;
+  for (const auto layout : {parallel::Layout::base, parallel::Layout::shift}) {
+    const auto i = static_cast<std::size_t>(layout);
+    out[parallel::name_of(layout)] = {
+        {"steps", c.layout_steps[i]}, {"tokens", c.layout_tokens[i]}, {"seconds", c.layout_seconds[i]}};
+  }
+  return out;
+}
+
+json traffic(const RunTotals& t) {
+  json out = json::object();
+  for (const auto& [kind, sum] : t.counters.traffic) {
+    out[kind] = {{"bytes", sum.bytes},
+                 {"calls", sum.calls},
+                 {"seconds", sum.seconds},
+                 {"share_of_rank_time", ratio(sum.seconds, t.rank_seconds)}};
+  }
+  return out;
+}
+
+// Share of rank time without work, replica by replica.
+json idle_shares(const RunRecord& run) {
+  const auto size = static_cast<std::size_t>(run.sequence * run.tensor);
+  json shares = json::array();
+  for (std::size_t first = 0; first + size <= run.per_rank.size(); first += size) {
+    double idle = 0.0;
+    for (std::size_t rank = first; rank < first + size; ++rank) idle += run.per_rank[rank].idle_seconds;
+    shares.push_back(ratio(idle, run.seconds * static_cast<double>(size)));
+  }
+  return shares;
+}
+
+// How ranks worked together: counters over all starts, the rest of the last start that had several ranks.
+// Null when none had.
+json parallel_work(const RunTotals& t, const std::vector<RunRecord>& runs) {
+  const auto found =
+      std::find_if(runs.rbegin(), runs.rend(), [](const RunRecord& run) { return run.ranks > 1; });
+  if (found == runs.rend()) return nullptr;
+  const RunRecord& run = *found;
+  const std::uint64_t hosts = std::max<std::size_t>(run.hosts.size(), 1);
+  std::uint64_t weights_per_rank = 0;
+  for (const RunCounters& rank : run.per_rank)
+    weights_per_rank = std::max(weights_per_rank, rank.weight_bytes_per_rank);
+  return {{"ranks", run.ranks},
+          {"replicas", run.replicas},
+          {"sequence", run.sequence},
+          {"tensor", run.tensor},
+          {"hosts", hosts},
+          {"shift", run.shift},
+          {"calibration", run.calibration.empty() ? json() : json::parse(run.calibration)},
+          {"shifts", t.counters.shifts},
+          {"layouts", layouts(t.counters)},
+          {"traffic", traffic(t)},
+          {"idle_share_per_replica", idle_shares(run)},
+          {"weight_bytes_per_host", run.total.weight_bytes / hosts},
+          {"weight_bytes_per_rank", weights_per_rank},
+          {"pss_bytes_per_host", run.total.host_pss_bytes / hosts},
+          {"trace_events_dropped", t.counters.trace_events_dropped}};
 }
 
 json journal(const io::JournalHealth& health) {
@@ -121,32 +190,33 @@ AnswerTotals total_answers(const io::JournalIndex& index) {
 std::string summary_to_json(const Job& job, const AnswerTotals& answers, const std::vector<RunRecord>& runs,
                             const io::JournalHealth& health, bool complete) {
   const RunTotals totals(runs);
-  const json out = {{"complete", complete},
-                    {"prompts", answers.prompts},
-                    {"answers", answers.answers},
-                    {"finish_reasons", answers.finish_reasons},
-                    {"failures", answers.failures},
-                    {"failed_share", answers.failed_share()},
-                    {"max_failed", job.job.max_failed},
-                    {"tokens",
-                     {{"prompt", answers.prompt_tokens},
-                      {"cached", answers.cached_tokens},
-                      {"output", answers.output_tokens}}},
-                    {"starts", runs.size()},
-                    {"seconds", totals.seconds},
-                    {"throughput", throughput(answers, totals.seconds)},
-                    {"utilization", utilization(totals)},
-                    {"latency",
-                     {{"scheduling_delay", latency(answers.scheduling_delay)},
-                      {"time_to_first_token", latency(answers.time_to_first_token)},
-                      {"prefill", latency(answers.prefill)},
-                      {"inter_token", latency(totals.counters.inter_token)},
-                      {"time_per_output_token", latency(answers.time_per_output_token)},
-                      {"end_to_end", latency(answers.end_to_end)},
-                      {"normalised", latency(answers.normalised)},
-                      {"step", latency(totals.counters.step)}}},
-                    {"engine", engine(totals)},
-                    {"journal", journal(health)}};
+  json out = {{"complete", complete},
+              {"prompts", answers.prompts},
+              {"answers", answers.answers},
+              {"finish_reasons", answers.finish_reasons},
+              {"failures", answers.failures},
+              {"failed_share", answers.failed_share()},
+              {"max_failed", job.job.max_failed},
+              {"tokens",
+               {{"prompt", answers.prompt_tokens},
+                {"cached", answers.cached_tokens},
+                {"output", answers.output_tokens}}},
+              {"starts", runs.size()},
+              {"seconds", totals.seconds},
+              {"throughput", throughput(answers, totals.seconds)},
+              {"utilization", utilization(totals)},
+              {"latency",
+               {{"scheduling_delay", latency(answers.scheduling_delay)},
+                {"time_to_first_token", latency(answers.time_to_first_token)},
+                {"prefill", latency(answers.prefill)},
+                {"inter_token", latency(totals.counters.inter_token)},
+                {"time_per_output_token", latency(answers.time_per_output_token)},
+                {"end_to_end", latency(answers.end_to_end)},
+                {"normalised", latency(answers.normalised)},
+                {"step", latency(totals.counters.step)}}},
+              {"engine", engine(totals)},
+              {"journal", journal(health)}};
+  if (const json parallel = parallel_work(totals, runs); !parallel.is_null()) out["parallel"] = parallel;
   return out.dump();
 }
 
