@@ -43,7 +43,8 @@ void Environment::abort(int code) {
   std::_Exit(code);
 }
 
-Communicator::Impl::Impl(MPI_Comm owned) : comm(owned) {
+Communicator::Impl::Impl(MPI_Comm owned, std::shared_ptr<Family> of)
+    : comm(owned), family(std::move(of)), transfers(owned) {
   NS_MPI(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN));
   NS_MPI(MPI_Comm_rank(comm, &rank));
   NS_MPI(MPI_Comm_size(comm, &size));
@@ -75,10 +76,10 @@ Communicator& Communicator::operator=(Communicator&&) noexcept = default;
 Communicator::~Communicator() = default;
 
 Communicator Communicator::world() {
-  return Communicator(std::make_unique<Impl>(duplicate(MPI_COMM_WORLD)));
+  return Communicator(std::make_unique<Impl>(duplicate(MPI_COMM_WORLD), std::make_shared<Family>()));
 }
 Communicator Communicator::self() {
-  return Communicator(std::make_unique<Impl>(duplicate(MPI_COMM_SELF)));
+  return Communicator(std::make_unique<Impl>(duplicate(MPI_COMM_SELF), std::make_shared<Family>()));
 }
 
 int Communicator::rank() const {
@@ -103,7 +104,7 @@ std::string Communicator::host_name() {
 Communicator Communicator::split(int color, int key) const {
   MPI_Comm part = MPI_COMM_NULL;
   NS_MPI(MPI_Comm_split(impl_->comm, color, key, &part));
-  return Communicator(std::make_unique<Impl>(part));
+  return Communicator(std::make_unique<Impl>(part, impl_->family));
 }
 
 void Communicator::barrier() const {

@@ -99,8 +99,9 @@ class Communicator {
 
   // Counted by this communicator and all that were split from it or it was split from.
   TrafficSums traffic() const;
-  // From now on every collective above leaves an event "exchange: <kind>" behind; a barrier before each
-  // separates "wait" from it. Null: no more. The log must outlive that.
+  // From now on every collective above, of this family, leaves an event "exchange: <kind>" behind; a barrier
+  // before each separates "wait" from it, so all ranks must do the same. Null: no more. The log must outlive
+  // that.
   void trace_to(TraceLog* log) const;
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every test runs at 1, 2 and 4 ranks.
+// Every test runs at 1, 2, 4 and 8 ranks.
 #include "parallel/parallel.h"
 
 #include <gtest/gtest.h>
