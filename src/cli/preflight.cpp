@@ -17,15 +17,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void check_output(const fs::path& output) {
-  if (fs::is_directory(output)) {
-    throw BadInput(fmt::format("job.output {} is a folder", output.string()), "name a file, e.g. answers.h5");
+// A file of ours can be made there, in a folder that may not exist yet.
+void check_writable(const fs::path& file, std::string_view key) {
+  if (fs::is_directory(file)) {
+    throw BadInput(fmt::format("{} {} is a folder", key, file.string()), "name a file in it");
   }
-  fs::path folder = output.parent_path();
+  fs::path folder = file.parent_path();
   while (!fs::exists(folder) && folder.has_relative_path()) folder = folder.parent_path();
   if (!fs::is_directory(folder) || ::access(folder.c_str(), W_OK | X_OK) != 0) {
-    throw BadInput(fmt::format("cannot write to {}, where job.output is to stand", folder.string()),
-                   "name another job.output or change the permissions");
+    throw BadInput(fmt::format("cannot write to {}, where {} is to stand", folder.string(), key),
+                   fmt::format("name another {} or change the permissions", key));
   }
 }
 
@@ -65,6 +66,15 @@ void resolve_parallel(Job& job, const runtime::Geometry& geometry, const ModelSh
   job.parallel.replicas = geometry.replicas;
   job.parallel.sequence = geometry.degrees.sequence;
   job.parallel.tensor = geometry.degrees.tensor;
+}
+
+// Weights, buffers of a step, and the KV cache that the job names or, at auto, of one longest sequence.
+model::MemoryNeed least_memory(const Job& job, const model::ModelConfig& config,
+                               const parallel::Degrees& degrees) {
+  model::MemoryNeed need = model::bytes_needed(config, runtime::least_limits(job, config, degrees), degrees);
+  if (job.schedule.kv_memory)
+    need.kv_cache = std::max(need.kv_cache, static_cast<std::int64_t>(job.schedule.kv_memory->value));
+  return need;
 }
 
 std::string bytes_text(std::int64_t bytes) {
@@ -127,7 +137,8 @@ void check_prompts(const std::string& prompts_file, const Preflight& checked) {
 
 Preflight check_job(Job job, int ranks, bool restart) {
   check_input(job.job.input);
-  check_output(job.job.output);
+  check_writable(job.job.output, "job.output");
+  if (!job.run.trace.empty()) check_writable(job.run.trace, "run.trace");
   check_kernels(job.run.kernels);
   const runtime::Machine machine = runtime::probe_machine();
   const runtime::Geometry geometry = runtime::resolve_geometry(job, ranks, machine);
@@ -138,8 +149,7 @@ Preflight check_job(Job job, int ranks, bool restart) {
   const model::ModelConfig& config = p.model.files.config;
   resolve_context(p.job, config);
   resolve_parallel(p.job, geometry, config.shape);
-  const parallel::Degrees& degrees = geometry.degrees;
-  p.memory = model::bytes_needed(config, runtime::least_limits(p.job, config, degrees), degrees);
+  p.memory = least_memory(p.job, config, geometry.degrees);
   if (p.job.job.input.extension() != ".jsonl") check_prompts(p.job.job.input.string(), p);
   p.manifest = runtime::manifest_of(p.job, input_digest(p.job.job.input), p.model.digest());
   p.start = runtime::decide_start(p.job, p.manifest, restart);

@@ -102,6 +102,7 @@ class Workplace {
         import_lines(checked, terminal);
         io::write_manifest(session_.dir().string(), checked.manifest);
       }
+      if (!job_.run.trace.empty()) fs::create_directories(job_.run.trace.parent_path());
       session_.started_unix();  // fixes the job's clock
       session_.write_job(job_);
     } catch (...) {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/job/geometry.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 
-#include "core/check.h"
+#include "job/support.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -59,10 +57,55 @@ TEST(Geometry, TheJobMayFixThreadsAndReplicas) {
   EXPECT_EQ(resolve_geometry(job, 2, machine_with(8, 1)).ranks, 2);
 }
 
-TEST(Geometry, RefusesWhatThisVersionCannotRun) {
+Job job_with(std::optional<int> replicas, int sequence, int tensor) {
   Job job;
-  job.parallel.tensor = 2;
-  EXPECT_THROW(resolve_geometry(job, 0, machine_with(8, 1)), BadInput);
+  if (replicas) job.parallel.replicas = *replicas;
+  job.parallel.sequence = sequence;
+  job.parallel.tensor = tensor;
+  return job;
+}
+
+TEST(Geometry, RanksAreReplicasTimesDegrees) {
+  const Machine machine = machine_with(16, 1);
+  const Geometry four = resolve_geometry(job_with({}, 2, 1), 4, machine);
+  EXPECT_EQ(four.replicas, 2);
+  EXPECT_EQ(four.degrees, (parallel::Degrees{.sequence = 2, .tensor = 1}));
+  EXPECT_EQ(four.text(), "4 ranks = 2 replicas x (sequence 2 x tensor 1)");
+  const Geometry twelve = resolve_geometry(job_with(3, 2, 2), 0, machine);
+  EXPECT_EQ(twelve.ranks, 12);
+  EXPECT_EQ(twelve.ranks_per_node, 12);
+  EXPECT_EQ(resolve_geometry(job_with(3, 2, 2), 12, machine).ranks, 12);
+  EXPECT_EQ(resolve_geometry(job_with(1, 1, 4), 0, machine).text(),
+            "4 ranks = 1 replica x (sequence 1 x tensor 4)");
+  EXPECT_EQ(resolve_geometry(Job(), 2, machine).text(), "2 ranks");
+  EXPECT_EQ(resolve_geometry(Job(), 1, machine).text(), "1 rank");
+}
+
+TEST(Geometry, WhereNobodySaysHowManyThereAreWholeReplicas) {
+  EXPECT_EQ(resolve_geometry(job_with({}, 4, 1), 0, machine_with(8, 1)).ranks, 4);  // one socket
+  EXPECT_EQ(resolve_geometry(job_with({}, 1, 2), 0, machine_with(64, 4)).ranks, 4);
+  EXPECT_EQ(resolve_geometry(job_with({}, 3, 1), 0, machine_with(64, 4)).ranks, 3);
+}
+
+TEST(Geometry, BrokenReplicasAreRefusedWithTheNearestNumbers) {
+  const auto refusal = [](const Job& job, int ranks, const Machine& machine) {
+    return test::message_of([&] { resolve_geometry(job, ranks, machine); });
+  };
+  Machine machine = machine_with(16, 1);
+  const std::string seven = refusal(job_with({}, 2, 2), 7, machine);
+  EXPECT_NE(seven.find("--ranks 7: no whole number of replicas of 4 ranks"), std::string::npos) << seven;
+  EXPECT_NE(seven.find("take 4 or 8 ranks"), std::string::npos) << seven;
+  EXPECT_NE(refusal(job_with({}, 2, 2), 3, machine).find("take 4 ranks"), std::string::npos);
+  EXPECT_NE(
+      refusal(job_with(2, 2, 1), 2, machine).find("contradicts parallel.replicas = 2, which takes 4 ranks"),
+      std::string::npos);
+  machine.slurm = Machine::Slurm{.nodes = 1, .tasks = 6};
+  EXPECT_NE(refusal(job_with({}, 4, 1), 0, machine).find("SLURM_NTASKS = 6"), std::string::npos);
+  EXPECT_NE(refusal(job_with(1'000'000, 1'000'000, 1'000'000), 0, machine).find("more than 1000000 ranks"),
+            std::string::npos);
+}
+
+TEST(Geometry, RefusesWhatThisVersionCannotRun) {
   Job cuda;
   cuda.run.device = "cuda";
   EXPECT_THROW(resolve_geometry(cuda, 0, machine_with(8, 1)), BadInput);
@@ -110,6 +153,7 @@ TEST(LaunchCommand, SrunInsideAnAllocationThatCanStartMpi) {
   const LaunchCommand command = launch_command(resolve_geometry(Job(), 0, machine), machine, "rank", "dir");
   EXPECT_EQ(command.argv.front(), "srun");
   EXPECT_TRUE(has(command, "--mpi=pmix"));
+  EXPECT_TRUE(has(command, "--distribution=block")) << "ranks of a replica share a node";
   EXPECT_EQ(after(command, "--ntasks"), "2");
   EXPECT_EQ(after(command, "--cpus-per-task"), "16");
   machine.slurm->has_pmix = false;

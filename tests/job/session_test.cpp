@@ -69,6 +69,9 @@ RunCounters some_counters() {
   counters.compute_seconds = 1.25;
   counters.preemptions = 3;
   counters.end_to_end.add(0.5, 7);
+  counters.layout_steps = {3, 5};
+  counters.layout_seconds = {0.25, 0.5};
+  counters.traffic["reduction"] = {.bytes = 100, .calls = 2, .seconds = 0.125};
   return counters;
 }
 
@@ -79,7 +82,19 @@ TEST(RunCounters, SurviveJsonAndAddUpFieldByField) {
   EXPECT_EQ(sum.compute_seconds, 2.5);
   EXPECT_EQ(sum.preemptions, 6u);
   EXPECT_EQ(sum.end_to_end.count(), 14u);
+  EXPECT_EQ(sum.layout_steps, (std::array<std::uint64_t, 2>{6, 10}));
+  EXPECT_EQ(sum.layout_seconds, (std::array<double, 2>{0.5, 1.0}));
+  EXPECT_EQ(sum.traffic.at("reduction"), (TrafficTotal{.bytes = 200, .calls = 4, .seconds = 0.25}));
   EXPECT_EQ(RunCounters::from_json(sum.to_json()).to_json(), sum.to_json());
+}
+
+TEST(RunCounters, KindsOfTrafficThatOneSideLacksAreKept) {
+  RunCounters sum = some_counters(), other;
+  other.traffic["orders"] = {.bytes = 7, .calls = 1, .seconds = 0.5};
+  sum.add(other);
+  EXPECT_EQ(sum.traffic.size(), 2u);
+  EXPECT_EQ(sum.traffic.at("orders").bytes, 7u);
+  EXPECT_EQ(sum.traffic.at("reduction").bytes, 100u);
 }
 
 TEST(RunCounters, RefuseDamagedRecords) {

@@ -179,7 +179,10 @@ TEST_F(Weights, DigestSeesConfigAndBytes) {
   EXPECT_NE(model_digest(open()), digest);
 }
 
-TEST(MemoryNeed, GrowsWithWhatItIsMadeOf) {
+constexpr StepLimits kLimits{
+    .max_context = 4096, .max_query_tokens = 512, .max_sampled_rows = 64, .kv_blocks = 1000};
+
+ModelConfig half_billion() {
   ModelConfig config;
   config.shape = {.layers = 24,
                   .hidden = 896,
@@ -189,8 +192,12 @@ TEST(MemoryNeed, GrowsWithWhatItIsMadeOf) {
                   .head_dim = 64,
                   .vocab = 151936,
                   .tied_embeddings = true};
-  const StepLimits limits{
-      .max_context = 4096, .max_query_tokens = 512, .max_sampled_rows = 64, .kv_blocks = 1000};
+  return config;
+}
+
+TEST(MemoryNeed, GrowsWithWhatItIsMadeOf) {
+  ModelConfig config = half_billion();
+  const StepLimits limits = kLimits;
   const MemoryNeed need = bytes_needed(config, limits);
   const std::int64_t parameters = config.shape.matrix_parameters() + config.shape.embedding_parameters();
   EXPECT_GE(need.weights, 2 * parameters);
@@ -199,6 +206,34 @@ TEST(MemoryNeed, GrowsWithWhatItIsMadeOf) {
   EXPECT_EQ(kv_block_bytes(config.shape), 16 * 24 * 2 * 2 * 64 * 2);
   config.shape.tied_embeddings = false;
   EXPECT_GT(bytes_needed(config, limits).weights, need.weights);
+}
+
+TEST(MemoryNeed, RanksOfAReplicaShareTheCacheAndEveryHostHasTheWeightsOnce) {
+  const ModelConfig config = half_billion();
+  const MemoryNeed one = bytes_needed(config, kLimits);
+  const MemoryNeed two = bytes_needed(config, kLimits, {.sequence = 2, .tensor = 1});
+  EXPECT_EQ(two.kv_cache, one.kv_cache / 2);
+  // 7 query heads and a KV head of each of two owners: 9 panels each, as many as one owner's 18
+  EXPECT_EQ(two.weights, one.weights);
+  EXPECT_EQ(bytes_needed(config, kLimits, {.sequence = 1, .tensor = 2}).weights, two.weights);
+  EXPECT_EQ(two.on_host(2), two.weights + 2 * (two.kv_cache + two.step_buffers));
+  EXPECT_EQ(one.total(), one.on_host(1));
+}
+
+TEST(MemoryNeed, ReplicatedKvHeadsAndPaddedOwnersCount) {
+  ModelConfig config = half_billion();
+  config.shape.heads = 16;
+  config.shape.head_dim = 32;
+  const MemoryNeed one = bytes_needed(config, kLimits);
+  const MemoryNeed eight = bytes_needed(config, kLimits, {.sequence = 4, .tensor = 2});
+  // (16 + 2 * 2) * 32 = 640 rows for one owner; 8 x (2 + 2 * 1) * 32 = 8 x 128 = 1024 for eight
+  EXPECT_EQ(eight.weights - one.weights, 24LL * (1024 - 640) * (896 * 2 + 4));
+  EXPECT_EQ(eight.kv_cache, one.kv_cache / 2) << "two KV heads, held four times";
+  EXPECT_LT(eight.step_buffers, one.step_buffers);
+  config.shape.head_dim = 8;  // (2 + 2) * 8 = 32 rows of each owner are filled up to a panel of 64
+  EXPECT_EQ(bytes_needed(config, kLimits, {.sequence = 8, .tensor = 1}).weights -
+                bytes_needed(config, kLimits).weights,
+            24LL * ((8 * 64 - 192) * 896 * 2 + (8 * 64 - 192) * 4));
 }
 
 }  // namespace

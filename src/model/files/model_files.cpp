@@ -75,17 +75,16 @@ std::int64_t step_bytes(const ModelShape& s, const StepLimits& limits, const par
 
   std::int64_t activated = slice * widest_mlp_part(s, degrees.tensor);  // [T / sequence, I / tensor]
   if (kReductionShards % chunks == 0) activated = std::max(activated, tokens * widest_mlp_part(s, chunks));
-  std::int64_t bytes = tokens * 6LL * s.hidden  // residual [T, hidden] fp32, normed bf16
-                       + rows * (4 + 2) * qkv   // fused product fp32; q, k, v bf16 to their owners
-                       + rows * 2 * 2 * heads   // q or attended, and attended, bf16
-                       + 2 * activated          // bf16
-                       + tokens * 64            // ids and the like
-                       + samples * (6LL * s.hidden + 4 * vocab);  // sampled rows, logits
+  std::int64_t bytes = tokens * (6LL * s.hidden + 64)  // residual [T, hidden] fp32, normed bf16, ids
+                       + rows * (4 + 2) * qkv          // fused product fp32; q, k, v bf16 to their owners
+                       + rows * 2 * heads              // attended bf16
+                       + 2 * activated                 // bf16
+                       + samples * (6LL * s.hidden + 4 * vocab + 64);  // sampled rows, logits
   if (!alone) {
-    bytes += rows * 2 * (qkv + 2 * heads)              // what the exchanges receive
+    bytes += rows * 2 * (qkv + 2 * heads)              // what the exchanges receive, and in order
              + 2 * (tokens + chunks) * 4LL * s.hidden  // subtree sums, own and received
-             + samples * (4LL * s.hidden + 4 * vocab)  // sampled rows and logits of the others
-             + 4LL * up_to_panels(s.vocab);            // one full row of logits
+             + samples * 4 * vocab                     // logits of other parts of the vocabulary
+             + 4LL * up_to_panels(s.vocab);            // one full row of them
   }
   return bytes + limits.max_context * 4LL * s.head_dim;  // rotary tables
 }
