@@ -35,14 +35,19 @@ struct StepTime {
 
 struct Calibration {
   StepTime base, shift;
+  double most_tokens = 0.0;  // of the steps that were timed: beyond, the lines are an extrapolation
+  double crossing = 0.0;     // measured more closely than by the two lines; 0: as they cross
 
-  // Least squares of relative errors, coefficients >= 0. Throws Error without samples of both layouts.
+  // Least squares of relative errors, coefficients >= 0, one per_key for both layouts. Throws Error without
+  // samples of both layouts, or where a sample is no measurement (tokens and seconds > 0). Steps of both
+  // layouts at powers of two, from decode to the token budget, find the crossover best.
   static Calibration fit(std::span<const StepSample> samples);
 
   // Query tokens above which the base layout is faster: 0 always, nullopt never.
   std::optional<double> crossover() const;
   // Prefill tokens worth waiting for while sequences decode (see scheduler::Options::prefill_group): the
-  // group size at which running prefill apart in bulk steps saves the most, 0 where it saves less than 2 %.
+  // smallest group at which running prefill apart in bulk steps saves nine tenths of what the largest would;
+  // 0 where even prompts that come at the worst rate for mixed steps would gain less than 2 %.
   int prefill_group(int token_budget, int typical_decodes) const;
 
   std::string to_json() const;
@@ -55,6 +60,7 @@ class ShiftPolicy {
 
   // `setting`: "auto" (needs a calibration), "never" (base only), "always" (shift only), a token count N
   // (base above N), or "random:SEED" (any layout in any step: for tests of byte equality). Throws BadInput.
+  // Where both layouts are the same thing (sequence == 1), every step runs in the base layout.
   ShiftPolicy(std::string_view setting, const Degrees& degrees, std::optional<Calibration> calibration = {});
 
   // The layout of the next step. Between 0.9 and 1.1 of an automatic threshold the last choice stands, but
@@ -63,15 +69,16 @@ class ShiftPolicy {
 
   // Where the choice changes, in query tokens; nullopt: it never does.
   std::optional<double> threshold() const { return threshold_; }
-  std::string describe() const;  // for log and report: "auto: base above 212 tokens (+-10 %)"
+  // For log and report: "auto: base above 212 tokens (+-10 %)".
+  const std::string& describe() const { return description_; }
 
  private:
   Mode mode_ = Mode::never;
-  Layout fixed_ = Layout::base;
   std::optional<double> threshold_;
   double band_ = 0.0;
   std::uint64_t seed_ = 0;
   Layout last_ = Layout::base;
+  std::string description_;
 };
 
 // Whether this setting may ever leave the base layout. "auto" does when there is more than one rank and the
