@@ -59,13 +59,10 @@ void check_kernels(const std::string& kernels) {
                  "run.kernels = \"portable\" runs everywhere; \"auto\" takes the best there is");
 }
 
-// The job as the ranks will read it, degrees that the model allows.
-void resolve_parallel(Job& job, const runtime::Geometry& geometry, const ModelShape& shape) {
-  const bool shifts = parallel::setting_shifts(job.parallel.shift, geometry.degrees);
-  parallel::check_degrees(shape, geometry.degrees, shifts);
-  job.parallel.replicas = geometry.replicas;
-  job.parallel.sequence = geometry.degrees.sequence;
-  job.parallel.tensor = geometry.degrees.tensor;
+// Before anything counts ranks: a remedy should not propose what the model cannot do.
+void check_degrees(const Job& job, const ModelShape& shape) {
+  const parallel::Degrees degrees = runtime::degrees_of(job);
+  parallel::check_degrees(shape, degrees, parallel::setting_shifts(job.parallel.shift, degrees));
 }
 
 // Weights, buffers of a step, and the KV cache that the job names or, at auto, of one longest sequence.
@@ -75,34 +72,6 @@ model::MemoryNeed least_memory(const Job& job, const model::ModelConfig& config,
   if (job.schedule.kv_memory)
     need.kv_cache = std::max(need.kv_cache, static_cast<std::int64_t>(job.schedule.kv_memory->value));
   return need;
-}
-
-std::string bytes_text(std::int64_t bytes) {
-  return format_bytes(static_cast<double>(bytes));
-}
-
-void check_memory(const Preflight& p) {
-  const int ranks = p.geometry.ranks_per_node;
-  const std::int64_t need = p.memory.on_host(ranks);
-  const auto have = static_cast<std::int64_t>(p.machine.memory_bytes);
-  if (have == 0 || need <= have) return;
-  throw BadInput(fmt::format("{} rank{} on this machine need{} at least {} ({} weights, {} KV cache and {} "
-                             "buffers each), {} is free",
-                             ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", bytes_text(need),
-                             bytes_text(p.memory.weights), bytes_text(p.memory.kv_cache),
-                             bytes_text(p.memory.step_buffers), bytes_text(have)),
-                 "fewer --ranks, a smaller model.max_context or schedule.kv_memory, or a larger machine");
-}
-
-// The ranks of a machine share one copy of the weights in memory that MPI takes from /dev/shm.
-void check_shared_memory(const Preflight& p) {
-  if (p.geometry.ranks_per_node == 1 || !p.machine.shared_bytes) return;
-  const auto have = static_cast<std::int64_t>(*p.machine.shared_bytes);
-  if (p.memory.weights <= have) return;
-  throw BadInput(fmt::format("{} ranks on this machine share {} of weights in /dev/shm, where {} is free",
-                             p.geometry.ranks_per_node, bytes_text(p.memory.weights), bytes_text(have)),
-                 "remove what killed programs left there, enlarge it (mount -o remount,size=..., or the "
-                 "container's --shm-size), or take --ranks 1, which needs none");
 }
 
 std::string rank_program() {
@@ -141,14 +110,17 @@ Preflight check_job(Job job, int ranks, bool restart) {
   if (!job.run.trace.empty()) check_writable(job.run.trace, "run.trace");
   check_kernels(job.run.kernels);
   const runtime::Machine machine = runtime::probe_machine();
-  const runtime::Geometry geometry = runtime::resolve_geometry(job, ranks, machine);
   ModelFacts facts = read_model_facts(job.model.path, job.model.chat_template);
+  check_degrees(job, facts.files.config.shape);
+  const runtime::Geometry geometry = runtime::resolve_geometry(job, ranks, machine);
   Preflight p{.job = std::move(job), .model = std::move(facts)};
   p.machine = machine;
   p.geometry = geometry;
   const model::ModelConfig& config = p.model.files.config;
   resolve_context(p.job, config);
-  resolve_parallel(p.job, geometry, config.shape);
+  p.job.parallel.replicas = geometry.replicas;
+  p.job.parallel.sequence = geometry.degrees.sequence;
+  p.job.parallel.tensor = geometry.degrees.tensor;
   p.memory = least_memory(p.job, config, geometry.degrees);
   if (p.job.job.input.extension() != ".jsonl") check_prompts(p.job.job.input.string(), p);
   p.manifest = runtime::manifest_of(p.job, input_digest(p.job.job.input), p.model.digest());
@@ -157,8 +129,7 @@ Preflight check_job(Job job, int ranks, bool restart) {
   if (!kernels.empty()) check_kernels(p.job.run.kernels = kernels);
   p.job.run.threads = p.geometry.threads;
   if (p.start != runtime::Start::complete) {
-    check_memory(p);
-    check_shared_memory(p);
+    runtime::check_memory(p.memory, p.geometry.ranks_per_node, p.machine);
   }
   p.command = runtime::launch_command(p.geometry, p.machine, rank_program(), p.job.journal_dir().string());
   check_launcher(p.command.argv.front());

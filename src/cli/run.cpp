@@ -13,6 +13,7 @@
 #include "io/jsonl.h"
 #include "io/lock.h"
 #include "runtime/job/finalize.h"
+#include "runtime/job/limits.h"
 #include "runtime/job/liveness.h"
 
 namespace nightshift::cli {
@@ -49,17 +50,6 @@ std::string ranks_text(const Preflight& p) {
                      g.ranks == 1 ? "" : " each");
 }
 
-std::string memory_text(const Preflight& p) {
-  const auto bytes = [](std::int64_t value) { return format_bytes(static_cast<double>(value)); };
-  const int ranks = p.geometry.ranks_per_node;
-  return fmt::format("at least {}{}: {} weights{}, {} KV cache and {} buffers{}; {} free here",
-                     bytes(p.memory.on_host(ranks)), ranks == 1 ? "" : " per machine",
-                     bytes(p.memory.weights), ranks == 1 ? "" : " once", bytes(p.memory.kv_cache),
-                     bytes(p.memory.step_buffers),
-                     ranks == 1 ? "" : fmt::format(" for each of {} ranks", ranks),
-                     format_bytes(static_cast<double>(p.machine.memory_bytes)));
-}
-
 Exit show_plan(const Preflight& p, bool restart) {
   std::cout << p.command.text() << "\n\n" << job_to_toml(p.job);
   std::cerr << fmt::format("start:    {}\n", words_for(p.start, restart));
@@ -69,7 +59,9 @@ Exit show_plan(const Preflight& p, bool restart) {
   }
   std::cerr << fmt::format("ranks:    {}{}\n", ranks_text(p),
                            p.geometry.bound ? ", bound to cores" : ", more than there are cores: not bound");
-  std::cerr << fmt::format("memory:   {}\n", memory_text(p));
+  std::cerr << fmt::format("memory:   at least {}; {} free here\n",
+                           runtime::memory_text(p.memory, p.geometry.ranks_per_node),
+                           format_bytes(static_cast<double>(p.machine.memory_bytes)));
   if (!p.job.run.trace.empty()) std::cerr << fmt::format("trace:    {}\n", p.job.run.trace.string());
   return Exit::done;
 }

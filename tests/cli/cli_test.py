@@ -105,7 +105,8 @@ class CommandLine(Case):
 
     def test_help_job_has_every_key(self):
         text = nightshift("help", "job").stdout
-        for key in ["[job]", "max_failed", "[schedule]", "kv_memory", "[sampling]", "temperature", "stop_before_end_seconds"]:
+        for key in ["[job]", "max_failed", "[schedule]", "kv_memory", "[sampling]", "temperature", "stop_before_end_seconds",
+                    "random:SEED", "Chrome trace"]:
             self.assertIn(key, text)
 
     def test_manual_page_is_clean_roff(self):
@@ -158,7 +159,29 @@ class JobFile(Case):
 
     def test_contradicting_geometry(self):
         self.run_refused("contradicts", parallel__replicas=3, extra=["--ranks", "2"])
-        self.run_refused("parallel.tensor = 2", parallel__tensor=2)
+        self.run_refused("--ranks 3", "no whole number of replicas of 2 ranks", "take 2 or 4 ranks",
+                         parallel__sequence=2, extra=["--ranks", "3"])
+
+    def test_degrees_that_the_model_does_not_allow(self):
+        # tiny-tasks has 8 heads and 4 KV heads
+        self.run_refused("8 heads and 4 KV heads cannot be shared by 3 ranks", "legal for this model: 1x1, 2x1, 1x2, 4x1",
+                         parallel__sequence=3)
+        self.run_refused("sequence 1 x tensor 16", "legal for this model", parallel__tensor=16)
+
+    def test_shift_settings(self):
+        for wrong in ["sometimes", -1, "random:", "10 tokens"]:
+            self.run_refused("parallel.shift", "it takes auto, never, always, or a token count", parallel__shift=wrong)
+        for right in ["never", 64, "random:3"]:
+            done = nightshift("run", self.job(parallel__shift=right, parallel__sequence=2), "--dry-run")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(f"shift {right}", done.stderr)
+
+    def test_trace_file(self):
+        self.run_refused("run.trace", "name a .json file", run__trace=self.dir / "trace.txt")
+        (self.dir / "file").write_text("")
+        self.run_refused("cannot write to", "run.trace", run__trace=self.dir / "file" / "trace.json")
+        done = nightshift("run", self.job(run__trace=self.dir / "out" / "trace.json"), "--dry-run")
+        self.assertIn(f"trace:    {self.dir}/out/trace.json", done.stderr)
 
     def test_device_without_gpu(self):
         if "cuda" not in nightshift("--version").stdout:
@@ -238,7 +261,7 @@ class Model(Case):
         self.run_refused("max_context", "2048", model__max_context=4096)
 
     def test_not_enough_memory(self):
-        self.run_refused("need at least", "free", schedule__kv_memory="900TiB")
+        self.run_refused("free", "needs at least 900.0 TiB", schedule__kv_memory="900TiB", extra=["--ranks", "1"])
 
 
 class Output(Case):
@@ -266,6 +289,24 @@ class Output(Case):
         (self.dir / "again.toml").unlink()
         self.assertIn("memory:", done.stderr)
         self.assertEqual(sorted(map(str, self.dir.rglob("*"))), before)
+
+    def test_dry_run_prints_the_geometry(self):
+        path = self.job(parallel__sequence=2, parallel__tensor=2)
+        done = nightshift("run", path, "--dry-run", "--ranks", "8", "--set", "run.threads=1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("ranks:    8 ranks = 2 replicas x (sequence 2 x tensor 2), shift auto, 1 thread each", done.stderr)
+        self.assertRegex(done.stderr, r"memory: +at least .* of weights once, .* for each of 8 ranks; .* free here")
+        self.assertIn(" -np 8 ", done.stdout)
+        for line in ["replicas = 2", "sequence = 2", "tensor = 2", 'shift = "auto"']:
+            self.assertIn(line, done.stdout)
+        one = nightshift("run", self.job(), "--dry-run", "--ranks", "1", "--set", "run.threads=2")
+        self.assertIn("ranks:    1 rank, 2 threads", one.stderr)
+        self.assertNotIn("shift", one.stderr)
+
+    def test_ranks_of_a_replica_where_nobody_says_how_many(self):
+        done = nightshift("run", self.job(parallel__tensor=8), "--dry-run")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("8 ranks = 1 replica x (sequence 1 x tensor 8)", done.stderr)
 
     def test_resume_wants_a_journal(self):
         self.refused("run", self.job(), "--resume", words=["no journal"])

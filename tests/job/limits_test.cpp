@@ -86,5 +86,41 @@ TEST(StepLimits, NamedMemoryIsPerRankAndMustHoldOneSequence) {
   EXPECT_NO_THROW(least_limits(job_of(512, 1000), model_config(), kOne));
 }
 
+// 1 GiB of weights and, for every rank, 256 MiB of cache and buffers.
+constexpr model::MemoryNeed kNeed{.weights = kGiB, .kv_cache = 192 << 20, .step_buffers = 64 << 20};
+
+std::string refusal(int ranks, std::uint64_t memory, std::optional<std::uint64_t> shared) {
+  Machine machine;
+  machine.memory_bytes = memory;
+  machine.shared_bytes = shared;
+  try {
+    check_memory(kNeed, ranks, machine);
+  } catch (const BadInput& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Memory, WeightsCountOncePerMachine) {
+  EXPECT_EQ(refusal(4, 2 * kGiB, {}), "");
+  const std::string message = refusal(4, 2 * kGiB - 1, {});
+  EXPECT_NE(
+      message.find("2.0 GiB: 1.0 GiB of weights once, 192.0 MiB of KV cache and 64.0 MiB of buffers for "
+                   "each of 4 ranks"),
+      std::string::npos)
+      << message;
+  EXPECT_NE(refusal(1, kGiB, {}).find("1.2 GiB: 1.0 GiB of weights, "), std::string::npos)
+      << refusal(1, kGiB, {});
+}
+
+TEST(Memory, WeightsOfSeveralRanksMustFitIntoSharedMemory) {
+  EXPECT_EQ(refusal(2, 8 * kGiB, kGiB), "");
+  EXPECT_EQ(refusal(1, 8 * kGiB, 0), "") << "one rank keeps them for itself";
+  const std::string message = refusal(2, 8 * kGiB, 64 << 20);
+  EXPECT_NE(message.find("share 1.0 GiB of weights in /dev/shm, where 64.0 MiB is free"), std::string::npos)
+      << message;
+  EXPECT_NE(message.find("--shm-size"), std::string::npos) << message;
+}
+
 }  // namespace
 }  // namespace nightshift::runtime

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "job/support.h"
+#include "parallel/layout/shift_policy.h"
 #include "runtime/job/finalize.h"
 #include "runtime/job/report.h"
 
@@ -12,9 +13,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kMiB = 1 << 20;
-const char* const kCalibration =
-    R"({"base": {"fixed": 0.002, "per_token": 1e-6, "per_key": 5e-10},
-        "shift": {"fixed": 0.001, "per_token": 3e-6, "per_key": 5e-10}, "most_tokens": 512})";
+const parallel::Calibration kCalibration{.base = {.fixed = 0.002, .per_token = 1e-6, .per_key = 5e-10},
+                                         .shift = {.fixed = 0.001, .per_token = 3e-6, .per_key = 5e-10}};
 
 // The leader of a replica counts steps; the first rank of the host counts what the host has.
 RunCounters rank_of(int rank) {
@@ -48,7 +48,7 @@ RunRecord start_of(int number, double seconds) {
   run.threads = 1;
   run.replicas = run.sequence = 2;
   run.shift = "auto: base above 500 tokens (+-10 %)";
-  run.calibration = kCalibration;
+  run.calibration = kCalibration.to_json();
   run.reduction_shards = kReductionShards;
   run.kernel_set = "portable";
   run.hosts = {"node1"};

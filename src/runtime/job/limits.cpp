@@ -13,6 +13,10 @@ namespace {
 constexpr std::int64_t kTokenBudget = 512;
 constexpr std::int64_t kMostKvBytes = std::int64_t{64} << 30;
 
+std::string bytes_text(std::int64_t bytes) {
+  return format_bytes(static_cast<double>(bytes));
+}
+
 std::int64_t blocks_per_sequence(const model::StepLimits& limits) {
   return (limits.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
 }
@@ -39,11 +43,10 @@ std::int64_t blocks_of_kv_memory(const Job& job, const model::StepLimits& limits
   const std::int64_t blocks = static_cast<std::int64_t>(given) / block;
   const std::int64_t least = least_blocks(limits);
   if (blocks < least) {
-    throw BadInput(
-        fmt::format("schedule.kv_memory of {} holds {} tokens, less than one sequence of {}",
-                    format_bytes(static_cast<double>(given)), blocks * kKvBlockTokens, limits.max_context),
-        fmt::format("give at least {}, or lower model.max_context",
-                    format_bytes(static_cast<double>(least * block))));
+    throw BadInput(fmt::format("schedule.kv_memory of {} holds {} tokens, less than one sequence of {}",
+                               bytes_text(static_cast<std::int64_t>(given)), blocks * kKvBlockTokens,
+                               limits.max_context),
+                   fmt::format("give at least {}, or lower model.max_context", bytes_text(least * block)));
   }
   return std::min(blocks, most_blocks(limits, job));
 }
@@ -70,6 +73,28 @@ model::StepLimits step_limits(const Job& job, const model::ModelConfig& config,
       std::min(share / 2, kMostKvBytes) / model::kv_block_bytes(config.shape, degrees);
   limits.kv_blocks = std::clamp(affordable, limits.kv_blocks, most_blocks(limits, job));
   return limits;
+}
+
+std::string memory_text(const model::MemoryNeed& need, int ranks_here) {
+  return fmt::format("{}: {} of weights{}, {} of KV cache and {} of buffers{}",
+                     bytes_text(need.on_host(ranks_here)), bytes_text(need.weights),
+                     ranks_here == 1 ? "" : " once", bytes_text(need.kv_cache), bytes_text(need.step_buffers),
+                     ranks_here == 1 ? "" : fmt::format(" for each of {} ranks", ranks_here));
+}
+
+void check_memory(const model::MemoryNeed& need, int ranks_here, const Machine& machine) {
+  const auto free = static_cast<std::int64_t>(machine.memory_bytes);
+  if (free > 0 && need.on_host(ranks_here) > free)
+    throw BadInput(fmt::format("this machine has {} free; the job needs at least {}", bytes_text(free),
+                               memory_text(need, ranks_here)),
+                   "fewer --ranks, a smaller model.max_context or schedule.kv_memory, or a larger machine");
+  if (ranks_here == 1 || !machine.shared_bytes) return;
+  const auto shared = static_cast<std::int64_t>(*machine.shared_bytes);
+  if (need.weights > shared)
+    throw BadInput(fmt::format("{} ranks on this machine share {} of weights in /dev/shm, where {} is free",
+                               ranks_here, bytes_text(need.weights), bytes_text(shared)),
+                   "remove what killed programs left there, enlarge it (mount -o remount,size=..., or the "
+                   "container's --shm-size), or take --ranks 1, which needs none");
 }
 
 }  // namespace nightshift::runtime

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/config.h"
 #include "model/files/model_files.h"
 #include "parallel/layout/layout.h"
+#include "runtime/job/geometry.h"
 
 namespace nightshift::runtime {
 
@@ -23,5 +25,12 @@ model::StepLimits least_limits(const Job& job, const model::ModelConfig& config,
 model::StepLimits step_limits(const Job& job, const model::ModelConfig& config,
                               const parallel::Degrees& degrees, int ranks_here,
                               std::uint64_t available_memory);
+
+// "30.9 MiB: 4.9 MiB of weights once, 2.1 MiB of KV cache and 4.4 MiB of buffers for each of 4 ranks"
+std::string memory_text(const model::MemoryNeed& need, int ranks_here);
+
+// BadInput when the ranks of one machine need more than is free there, in memory or, for the weights that
+// they share, in /dev/shm.
+void check_memory(const model::MemoryNeed& need, int ranks_here, const Machine& machine);
 
 }  // namespace nightshift::runtime

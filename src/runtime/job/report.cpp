@@ -8,7 +8,6 @@
 
 #include "core/check.h"
 #include "core/text.h"
-#include "parallel/layout/shift_policy.h"
 #include "runtime/job/geometry.h"
 
 namespace nightshift::runtime {
@@ -124,9 +123,10 @@ std::string engine_part(const json& s) {
   return text;
 }
 
-std::string step_time(const char* layout, const parallel::StepTime& time) {
-  return fmt::format("{} {} + {}/token + {}/key", layout, short_time(time.fixed), short_time(time.per_token),
-                     short_time(time.per_key));
+std::string step_time(const json& calibration, const char* layout) {
+  const json& time = calibration.at(layout);
+  return fmt::format("{} {} + {}/token + {}/key", layout, short_time(time.at("fixed")),
+                     short_time(time.at("per_token")), short_time(time.at("per_key")));
 }
 
 std::string layout_rows(const json& layouts) {
@@ -189,9 +189,8 @@ std::string parallel_part(const json& s) {
     text += row("shift", fmt::format("{}; {} changes of layout", p.at("shift").get<std::string>(),
                                      count(p.at("shifts"))));
     if (!p.at("calibration").is_null()) {
-      const auto measured = parallel::Calibration::from_json(p.at("calibration").dump());
-      text += row("measured at start", step_time("base", measured.base));
-      text += row("", step_time("shift", measured.shift));
+      text += row("measured at start", step_time(p.at("calibration"), "base"));
+      text += row("", step_time(p.at("calibration"), "shift"));
     }
     text += layout_rows(p.at("layouts"));
   }
