@@ -239,7 +239,9 @@ void add_run(Front& front) {
   command->add_option("--set", options->overrides, "set a key of the job file; may be repeated")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
-  command->add_option("--ranks", options->ranks, "ranks to start; 0: one per GPU, else one per CPU socket")
+  command
+      ->add_option("--ranks", options->ranks,
+                   "ranks to start, whole replicas; 0: one per GPU, else per CPU socket")
       ->type_name("N");
   auto* resume =
       command->add_flag("--resume", options->resume, "continue only; refuse when there is no journal");
