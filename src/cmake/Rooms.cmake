@@ -112,7 +112,7 @@ function(nightshift_mpi_test name ranks program)
   add_test(NAME ${test} COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none
     $<TARGET_FILE:${program}> ${ARGN})
   set_tests_properties(${test} PROPERTIES LABELS mpi TIMEOUT 300 PROCESSORS 2 ENVIRONMENT
-    "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+    "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;OMPI_MCA_mpi_yield_when_idle=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
 endfunction()
 
 # Every header compiles alone, twice: one tiny source per header, built with what its room may see.

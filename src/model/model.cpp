@@ -106,28 +106,28 @@ void Model::Impl::sample(kernels::MatrixView<float> logits, StepResult& result) 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
 
-// The ranks of a host claim pieces of the checkpoint, read and pack them, until none is left. Progress is the
-// share that has been claimed, by whomever.
+// The ranks of a host claim pieces of the checkpoint, read and pack them, until none is left.
 std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& options,
                                    const LoadCallback& callback) {
   check_limits(files.config, options);
   auto impl = std::make_unique<Impl>(files.config, options);
-  LoadProgress progress{.bytes = 0, .total = 0};
-  for (const WeightTensor& weight : files.weights) progress.total += weight.tensor->bytes;
-  const std::uint64_t pieces = CheckpointReader::pieces(files);
   const parallel::Communicator* sharers = impl->weights.memory().sharers();
+  const std::uint64_t pieces = CheckpointReader::pieces(files);
   std::optional<parallel::WorkQueue> queue;
   if (sharers != nullptr) queue.emplace(*sharers, pieces);
-  const CheckpointReader::Claim all = CheckpointReader::every_piece(pieces);
-  CheckpointReader reader(files, [&] {
-    const auto piece = queue ? queue->claim() : all();
-    progress.bytes = piece ? progress.total / pieces * *piece : progress.total;
-    return piece;
-  });
+  CheckpointReader reader(files,
+                          queue ? [&] { return queue->claim(); } : CheckpointReader::every_piece(pieces));
+
+  LoadProgress progress{.bytes = 0, .total = 0};
+  for (const WeightTensor& weight : files.weights) progress.total += weight.tensor->bytes;
+  const std::uint64_t ranks = sharers == nullptr ? 1 : static_cast<std::uint64_t>(sharers->size());
+  std::uint64_t packed = 0;  // by this rank; the others are about as far
   while (const CheckpointPiece* piece = reader.next()) {
     const WeightTensor& weight = *piece->weight;
     impl->weights.store(weight.weight, weight.layer, weight.dtype, piece->first_row, piece->rows,
                         piece->columns, piece->data.data());
+    packed += CheckpointPieces::bytes(*piece);
+    progress.bytes = std::min(progress.total, packed * ranks);
     if (callback) callback(progress);
   }
   impl->weights.memory().publish();

@@ -163,10 +163,10 @@ TestSequence make_sequence(SequenceId id, const std::vector<TokenId>& prompt, Bl
 }
 
 StepResult step(model::Model& model, const std::vector<TestSequence*>& sequences,
-                const std::vector<int>& counts) {
+                const std::vector<int>& counts, parallel::Layout layout) {
   BatchPlan plan;
   for (std::size_t i = 0; i < sequences.size(); ++i) plan.sequences.push_back(sequences[i]->plan(counts[i]));
-  model.submit(plan);
+  model.submit(plan, layout);
   StepResult result = model.collect();
   std::size_t sampled = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {

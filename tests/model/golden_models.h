@@ -59,7 +59,7 @@ TestSequence make_sequence(SequenceId id, const std::vector<TokenId>& prompt, Bl
 
 // Runs one plan over the sequences, `counts[i]` tokens of each, and appends what was sampled.
 StepResult step(model::Model& model, const std::vector<TestSequence*>& sequences,
-                const std::vector<int>& counts);
+                const std::vector<int>& counts, parallel::Layout layout = parallel::Layout::base);
 
 model::ModelOptions small_options(int max_context, int kv_blocks = 64);
 

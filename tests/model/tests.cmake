@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+add_test(NAME model COMMAND model_test)
+set_tests_properties(model PROPERTIES LABELS unit ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false")
+
+# One model over several ranks.
+add_executable(model_ranks_test tests/model/ranks/main.cpp tests/model/ranks/layouts_test.cpp
+  tests/model/ranks/traffic_test.cpp tests/model/ranks/likelihood_test.cpp tests/model/golden_models.cpp)
+target_include_directories(model_ranks_test PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+target_compile_definitions(model_ranks_test PRIVATE NIGHTSHIFT_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+target_link_libraries(model_ranks_test PRIVATE nightshift_flags nightshift_model GTest::gtest)
+foreach(ranks 1 2 4 8)
+  nightshift_mpi_test(model ${ranks} model_ranks_test)
+endforeach()
