@@ -6,43 +6,54 @@
 namespace nightshift::runtime {
 
 bool Engine::run() {
-  const double start = clock_();
+  const double start = replica_.now();
   bool going = true;
-  while ((going = tick_())) {
-    admit();
-    const BatchPlan& plan = scheduler_.plan();
-    if (plan.empty()) {
-      if (intake_.exhausted()) break;
-      const double before = clock_();
-      intake_.wait();
-      counters_.idle_seconds += clock_() - before;
-      continue;
-    }
-    const StepResult result = execute(plan);
-    const double now = clock_();
-    const std::vector<SequenceId> stop = emitter_.observe(result, now);
-    emitter_.finish(scheduler_.commit(result, stop), now);
+  for (bool end = false; !end;) {
+    const double now = replica_.now();
+    Orders orders;
+    const bool ran = result_.has_value();
+    auto finished = commit(orders, now);
+    going = tick_();
+    if (going) admit(orders);
+    end = orders.end = !going || (orders.closed && scheduler_.idle());
+    // A leader without work is silent: its followers wait for its next word.
+    if (ran || end || !orders.admitted.empty()) replica_.send(orders);
+    emit(std::move(finished), now);
+    if (!end) result_ = step();
   }
-  counters_.host_seconds = clock_() - start - counters_.compute_seconds - counters_.idle_seconds;
+  counters_.host_seconds = replica_.now() - start - counters_.compute_seconds - counters_.idle_seconds;
   settle();
   return going;
 }
 
-// Claims ahead of need and hands over what is ready, as far as the scheduler can use it soon.
-void Engine::admit() {
-  intake_.claim();
-  while (scheduler_.wants_more()) {
-    const std::optional<PreparedPrompt> prompt = intake_.take();
-    if (!prompt) return;
-    if (prompt->error.empty()) {
-      enqueue(*prompt);
-    } else {
-      emitter_.fail(*prompt, prompt->error, clock_());
-    }
-  }
+// Of the step just run, if any: which sequences its tokens end, and what that leaves.
+std::vector<scheduler::Finished> Engine::commit(Orders& orders, double now) {
+  if (!result_) return {};
+  const TraceScope scope(replica_.trace(), "commit");
+  orders.stop = emitter_.observe(*result_, now);
+  auto finished = scheduler_.commit(*result_, orders.stop);
+  result_.reset();
+  return finished;
 }
 
-void Engine::enqueue(const PreparedPrompt& prompt) {
+// Claims ahead of need and hands over what is ready, as far as the scheduler can use it soon.
+void Engine::admit(Orders& orders) {
+  const TraceScope scope(replica_.trace(), "admit");
+  intake_.claim(static_cast<std::size_t>(scheduler_.waiting() + scheduler_.running()));
+  while (scheduler_.wants_more()) {
+    const std::optional<PreparedPrompt> prompt = intake_.take();
+    if (!prompt) break;
+    if (prompt->error.empty()) {
+      enqueue(*prompt, orders);
+    } else {
+      emitter_.fail(*prompt, prompt->error, replica_.now());
+    }
+  }
+  orders.closed = intake_.exhausted();
+  if (orders.closed) scheduler_.close();
+}
+
+void Engine::enqueue(const PreparedPrompt& prompt, Orders& orders) {
   const auto own_seed = prompt.params.own_seed ? std::optional(prompt.params.seed) : std::nullopt;
   for (const std::int32_t sample : prompt.samples) {
     scheduler::Request request;
@@ -52,24 +63,40 @@ void Engine::enqueue(const PreparedPrompt& prompt) {
     request.random_key =
         model::random_key(job_seed_, own_seed, prompt.id_key, static_cast<std::uint64_t>(sample));
     const SequenceId id = request.id;
-    if (const auto refused = scheduler_.add(std::move(request)))
-      return emitter_.fail(prompt, *refused, clock_());
+    if (replica_.has_followers()) orders.admitted.push_back(request);
+    if (const auto refused = scheduler_.add(std::move(request))) {
+      if (replica_.has_followers()) orders.admitted.pop_back();
+      return emitter_.fail(prompt, *refused, replica_.now());
+    }
     emitter_.start(id, prompt, sample);
   }
 }
 
-StepResult Engine::execute(const BatchPlan& plan) {
-  const double before = clock_();
-  emitter_.planned(plan, before);
+void Engine::emit(std::vector<scheduler::Finished>&& finished, double now) {
+  if (finished.empty()) return;
+  const TraceScope scope(replica_.trace(), "emit");
+  emitter_.finish(std::move(finished), now);
+}
+
+// The next one, or a moment's wait for prompts where nothing can run.
+std::optional<StepResult> Engine::step() {
+  const BatchPlan& plan = replica_.plan();
+  if (plan.empty()) {
+    wait();
+    return std::nullopt;
+  }
+  emitter_.planned(plan, replica_.now());
   const StepCost cost = step_cost(shape_, plan);
-  executor_.submit(plan);
-  StepResult result = executor_.collect();
-  const double seconds = clock_() - before;
-  counters_.compute_seconds += seconds;
-  counters_.step.add(seconds);
   counters_.hardware_flops += cost.flops;
   counters_.memory_bytes += cost.memory_bytes;
-  return result;
+  return replica_.execute(plan);
+}
+
+void Engine::wait() {
+  const TraceScope scope(replica_.trace(), "idle");
+  const double before = replica_.now();
+  intake_.wait();
+  counters_.idle_seconds += replica_.now() - before;
 }
 
 // What the scheduler counted, into the report's terms.

@@ -1,53 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop. One step is four verbs: plan, execute, commit, emit.
+// THE loop, of a rank that leads a replica. One step: observe and commit the last one, admit, give orders,
+// emit, plan, execute.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "core/cost.h"
 #include "core/types.h"
 #include "runtime/emitter.h"
 #include "runtime/intake.h"
-#include "scheduler/scheduler.h"
+#include "runtime/replica.h"
 
 namespace nightshift::runtime {
 
 class Engine {
  public:
-  // `clock` tells seconds since the job's start; `tick` is called between steps (progress, signals) and
-  // returns false when the engine must stop early. All references must outlive the engine.
-  Engine(Intake& intake, scheduler::Scheduler& scheduler, scheduler::Executor& executor, Emitter& emitter,
-         RunCounters& counters, const ModelShape& shape, std::uint64_t job_seed,
-         std::function<double()> clock, std::function<bool()> tick)
+  // `tick` is called between steps (progress, signals) and returns false when the engine must stop early. All
+  // references must outlive the engine.
+  Engine(Intake& intake, Replica& replica, Emitter& emitter, const ModelShape& shape, std::uint64_t job_seed,
+         std::function<bool()> tick)
       : intake_(intake),
-        scheduler_(scheduler),
-        executor_(executor),
+        replica_(replica),
+        scheduler_(replica.scheduler()),
         emitter_(emitter),
-        counters_(counters),
+        counters_(replica.counters()),
         shape_(shape),
         job_seed_(job_seed),
-        clock_(std::move(clock)),
         tick_(std::move(tick)) {}
 
   // Until the queue is empty and everything taken has been journalled (true), or tick() said stop (false).
   bool run();
 
  private:
-  void admit();
-  void enqueue(const PreparedPrompt& prompt);
-  StepResult execute(const BatchPlan& plan);
+  std::vector<scheduler::Finished> commit(Orders& orders, double now);
+  void admit(Orders& orders);
+  void enqueue(const PreparedPrompt& prompt, Orders& orders);
+  void emit(std::vector<scheduler::Finished>&& finished, double now);
+  std::optional<StepResult> step();
+  void wait();
   void settle();
 
   Intake& intake_;
+  Replica& replica_;
   scheduler::Scheduler& scheduler_;
-  scheduler::Executor& executor_;
   Emitter& emitter_;
   RunCounters& counters_;
   ModelShape shape_;
   std::uint64_t job_seed_;
-  std::function<double()> clock_;
   std::function<bool()> tick_;
+  std::optional<StepResult> result_;  // of the step not yet committed
   SequenceId next_id_ = 1;
 };
 

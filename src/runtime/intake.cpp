@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <new>
 #include <nlohmann/json.hpp>
 
@@ -11,8 +12,9 @@
 namespace nightshift::runtime {
 namespace {
 
-constexpr std::uint64_t kLargestUnit = 256;  // rows: some seconds of work, some hundred kB of text
-constexpr std::uint64_t kUnitsPerRank = 8;   // at least, so that a small job is shared out evenly
+constexpr std::uint64_t kLargestUnit = 256;    // rows: some seconds of work, some hundred kB of text
+constexpr std::uint64_t kUnitsPerReplica = 8;  // at least, so that a small job is shared out evenly
+constexpr double kLeastShare = 16;             // answers: fewer at once would leave the machine half used
 constexpr std::uint64_t kReadRows =
     32;  // rows read at once: the engine is fed early, reads stay large enough
 
@@ -83,21 +85,22 @@ PreparedPrompt Preparer::prepare(io::Prompt&& prompt) const {
   return out;
 }
 
-WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& ranks) {
+WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& leaders) {
   WorkPlan plan;
+  plan.replicas = leaders.size();
   const std::uint64_t rows = prompts.rows();
-  const auto share = rows / (kUnitsPerRank * static_cast<std::uint64_t>(ranks.size()));
+  const auto share = rows / (kUnitsPerReplica * static_cast<std::uint64_t>(plan.replicas));
   const std::uint64_t largest = std::clamp<std::uint64_t>(share, 1, kLargestUnit);
-  plan.units = parallel::cut_units(rows, ranks.size(), largest);
+  plan.units = parallel::cut_units(rows, plan.replicas, largest);
   std::string text;
-  if (ranks.rank() == 0) {
+  if (leaders.rank() == 0) {
     // Costs are known per `largest` rows; the small units of the end keep their place there.
     std::vector<std::uint64_t> costs = prompts.unit_costs(largest).value_or(std::vector<std::uint64_t>());
     if (!costs.empty()) costs.resize(plan.units.size());
     const std::vector<std::uint32_t> order = parallel::claim_order(plan.units, costs);
     text.assign(reinterpret_cast<const char*>(order.data()), order.size() * sizeof(order[0]));
   }
-  ranks.broadcast(text);
+  leaders.broadcast(text);
   plan.order.resize(text.size() / sizeof(plan.order[0]));
   std::copy(text.begin(), text.end(), reinterpret_cast<char*>(plan.order.data()));
   return plan;
@@ -111,7 +114,14 @@ Intake::Intake(const io::PromptReader& prompts, const Preparer& preparer, const 
       plan_(plan),
       queue_(queue),
       ahead_(ahead),
-      thread_([this] { read_ahead(); }) {}
+      rows_behind_(plan.order.size()) {
+  for (std::size_t place = plan.order.size(); place-- > 0;) {
+    rows_behind_[place] = rows_left_;
+    const parallel::Unit& unit = plan.units[plan.order[place]];
+    for (PromptRow row = unit.first; row < unit.first + unit.count; ++row) rows_left_ += !committed.row(row);
+  }
+  thread_ = std::thread([this] { read_ahead(); });
+}
 
 Intake::~Intake() {
   {
@@ -122,24 +132,33 @@ Intake::~Intake() {
   thread_.join();
 }
 
-void Intake::claim() {
+void Intake::claim(std::size_t in_scheduler) {
   for (;;) {
     {
       const std::lock_guard lock(mutex_);
-      if (all_claimed_ || ready_.size() + rows_in_work_ >= ahead_) return;
+      const auto here = ready_.size() + rows_in_work_;
+      if (all_claimed_ || here >= ahead_ || static_cast<double>(here + in_scheduler) >= share()) return;
     }
     const auto place = queue_.claim();
     const std::lock_guard lock(mutex_);
-    if (place) {
-      const parallel::Unit& unit = plan_.units[plan_.order[*place]];
-      if (committed_.rows(unit.first, unit.count)) continue;  // a resumed job passes over what is done
-      rows_in_work_ += unit.count;
-      claimed_.push_back(unit);
-    } else {
-      all_claimed_ = true;
-    }
+    rows_left_ = place ? rows_behind_[*place] : 0;
+    all_claimed_ = rows_left_ == 0;
+    if (!place) return;
+    const parallel::Unit& unit = plan_.units[plan_.order[*place]];
+    if (committed_.rows(unit.first, unit.count)) continue;  // a resumed job passes over what is done
+    rows_in_work_ += unit.count;
+    claimed_.push_back(unit);
     changed_.notify_all();
   }
+}
+
+// Most answers that this replica may have under way: its part of what nobody has claimed yet, so that about
+// half of what remains stays in the queue for whoever is done first. Batches shrink towards the end of the
+// job, when the others are as far; with more to take at once, one replica would end long before another.
+double Intake::share() const {
+  if (plan_.replicas == 1) return std::numeric_limits<double>::infinity();
+  const double answers_per_prompt = prompts_taken_ > 0 ? answers_taken_ / prompts_taken_ : 1.0;
+  return std::max(kLeastShare, static_cast<double>(rows_left_) * answers_per_prompt / plan_.replicas);
 }
 
 std::optional<PreparedPrompt> Intake::take() {
@@ -148,6 +167,8 @@ std::optional<PreparedPrompt> Intake::take() {
   if (ready_.empty()) return std::nullopt;
   PreparedPrompt prompt = std::move(ready_.front());
   ready_.pop_front();
+  ++prompts_taken_;
+  answers_taken_ += static_cast<double>(prompt.samples.size());
   return prompt;
 }
 

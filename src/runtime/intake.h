@@ -44,13 +44,15 @@ class Preparer {
   int vocab_;
 };
 
-// Which units there are and in which order they are claimed: the same on every rank.
+// Which units there are and in which order they are claimed: the same on every leader.
 struct WorkPlan {
   std::vector<parallel::Unit> units;
   std::vector<std::uint32_t> order;
+  int replicas = 1;
 };
-// Rank 0 looks at the input's lengths, where they are known, and tells the others. Collective.
-WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& ranks);
+// Rank 0 looks at the input's lengths, where they are known, and tells the others. Collective over the
+// leaders of the replicas.
+WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& leaders);
 
 class Intake {
  public:
@@ -59,12 +61,15 @@ class Intake {
          const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead);
   ~Intake();
 
-  void claim();                          // claims units as far as they are needed soon; engine's thread
+  // Claims units as far as they are needed soon, and as far as this replica's share goes. `in_scheduler`:
+  // answers under way there. Engine's thread.
+  void claim(std::size_t in_scheduler);
   std::optional<PreparedPrompt> take();  // the next prompt that is ready, if any
   bool exhausted() const;                // nothing ready, nothing claimed, nothing left to claim
   void wait() const;                     // sleeps until something is ready or exhausted, a few ms at most
 
  private:
+  double share() const;
   void read_ahead();
   void prepare_unit(const parallel::Unit& unit);
 
@@ -80,6 +85,9 @@ class Intake {
   std::deque<parallel::Unit> claimed_;  // not read yet
   std::uint64_t rows_in_work_ = 0;      // of claimed units, not yet in ready_
   std::deque<PreparedPrompt> ready_;
+  std::vector<std::uint64_t> rows_behind_;  // [place]: rows to do in the units behind it
+  std::uint64_t rows_left_ = 0;             // to do, and not claimed by any replica when this one last looked
+  double prompts_taken_ = 0, answers_taken_ = 0;
   std::exception_ptr failure_;
   bool all_claimed_ = false;
   bool stopping_ = false;

@@ -1,26 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scheduler's Executor over the real model; the only file of the runtime besides rank.cpp that knows the
-// model.
+// The scheduler's Executor over the real model: asks the policy for each step's layout and counts what came
+// of it.
 #pragma once
 
+#include <chrono>
+#include <optional>
+
+#include "core/trace.h"
 #include "model/model.h"
+#include "parallel/layout/shift_policy.h"
+#include "runtime/job/session.h"
 #include "scheduler/scheduler.h"
 
 namespace nightshift::runtime {
 
 class ModelExecutor final : public scheduler::Executor {
  public:
-  explicit ModelExecutor(model::Model& model) : model_(model) {}
+  // All references must outlive the executor. `counters`: of the replica's leader, null on its followers;
+  // `trace` may be null.
+  ModelExecutor(model::Model& model, parallel::ShiftPolicy& policy, RunCounters* counters, TraceLog* trace)
+      : model_(model), policy_(policy), counters_(counters), trace_(trace) {}
 
-  scheduler::Capacity capacity() const override {
-    const model::StepLimits& limits = model_.limits();
-    return {static_cast<int>(limits.kv_blocks), limits.max_query_tokens, limits.max_sampled_rows, 1, true};
-  }
-  void submit(const BatchPlan& plan) override { model_.submit(plan); }
-  StepResult collect() override { return model_.collect(); }
+  scheduler::Capacity capacity() const override;
+  void submit(const BatchPlan& plan) override;
+  StepResult collect() override;
 
  private:
+  using Clock = TraceLog::Clock;
+
   model::Model& model_;
+  parallel::ShiftPolicy& policy_;
+  RunCounters* counters_;
+  TraceLog* trace_;
+  std::optional<parallel::Layout> last_;  // layout of the step submitted last
+  int tokens_ = 0;                        // its query tokens
+  Clock::time_point submitted_;
 };
 
 }  // namespace nightshift::runtime

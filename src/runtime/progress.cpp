@@ -16,18 +16,23 @@ enum Counter { done, failed, running, prompt_tokens, output_tokens, kCounters };
 
 }  // namespace
 
-Progress::Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t samples,
-                   std::uint64_t before, int restarts)
-    : ranks_(ranks), session_(session), board_(ranks, kCounters), before_(before) {
+Progress::Progress(const parallel::Communicator& leaders, int ranks, const Session& session,
+                   std::uint64_t samples, std::uint64_t before, int restarts)
+    : leaders_(leaders), session_(session), board_(leaders, kCounters), before_(before) {
   status_.samples_total = std::max(samples, before);
-  status_.ranks = ranks.size();
+  status_.ranks = ranks;
   status_.restarts = restarts;
   status_.host = parallel::Communicator::host_name();
 }
 
-void Progress::tick(const RunCounters& counters, std::size_t active, double now, bool force) {
-  if (now < next_ && !force) return;
-  next_ = now + kPeriod;
+double Progress::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+}
+
+void Progress::tick(const RunCounters& counters, std::size_t active, bool force) {
+  const double at = now();
+  if (at < next_ && !force) return;
+  next_ = at + kPeriod;
   std::array<std::int64_t, kCounters> mine{};
   mine[done] = static_cast<std::int64_t>(counters.prompts_done);
   mine[failed] = static_cast<std::int64_t>(counters.prompts_failed);
@@ -35,26 +40,27 @@ void Progress::tick(const RunCounters& counters, std::size_t active, double now,
   mine[prompt_tokens] = static_cast<std::int64_t>(counters.prompt_tokens);
   mine[output_tokens] = static_cast<std::int64_t>(counters.output_tokens);
   board_.publish(mine);
-  if (ranks_.rank() == 0) write(now);
+  if (leaders_.rank() == 0) write(at);
 }
 
-void Progress::note(const std::string& state, const std::string& text, double now) {
-  if (ranks_.rank() != 0 || (now < next_ && status_.state == state)) return;
-  next_ = now + kPeriod;
+void Progress::note(const std::string& state, const std::string& text) {
+  const double at = now();
+  if (leaders_.rank() != 0 || (at < next_ && status_.state == state)) return;
+  next_ = at + kPeriod;
   status_.state = state;
   status_.note = text;
   status_.done = before_;
-  status_.elapsed_seconds = now;
+  status_.elapsed_seconds = at;
   save();
 }
 
-void Progress::end(bool complete, double now) {
-  if (ranks_.rank() != 0) return;
+void Progress::end(bool complete) {
+  if (leaders_.rank() != 0) return;
   status_.state = complete ? "finalizing" : "stopped";
   status_.note.clear();
   status_.running = 0;
   status_.eta_seconds = -1.0;
-  status_.elapsed_seconds = now;
+  status_.elapsed_seconds = now();
   save();
 }
 
@@ -68,7 +74,7 @@ void Progress::save() const {
   }
 }
 
-void Progress::write(double now) {
+void Progress::write(double at) {
   const std::vector<std::int64_t> all = board_.totals();
   const auto total = [&](Counter c) { return static_cast<std::uint64_t>(all[c]); };
   status_.state = "running";
@@ -79,16 +85,16 @@ void Progress::write(double now) {
   status_.prompt_tokens = total(prompt_tokens);
   status_.output_tokens = total(output_tokens);
   status_.samples_total = std::max(status_.samples_total, status_.done);
-  status_.elapsed_seconds = now;
-  measure_rate(status_, now);
+  status_.elapsed_seconds = at;
+  measure_rate(status_, at);
   save();
 }
 
-void Progress::measure_rate(Status& status, double now) {
-  recent_.push_back({now, status.prompt_tokens + status.output_tokens, status.done});
-  while (recent_.size() > 2 && now - recent_.front().at > kRateWindow) recent_.pop_front();
+void Progress::measure_rate(Status& status, double at) {
+  recent_.push_back({at, status.prompt_tokens + status.output_tokens, status.done});
+  while (recent_.size() > 2 && at - recent_.front().at > kRateWindow) recent_.pop_front();
   const Moment& first = recent_.front();
-  const double seconds = now - first.at;
+  const double seconds = at - first.at;
   if (seconds <= 0) return;
   status.tokens_per_second = static_cast<double>(recent_.back().tokens - first.tokens) / seconds;
   const double samples_per_second = static_cast<double>(status.done - first.samples) / seconds;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the job has done so far, from every rank to status.json. Publishing costs a put every half second.
+// What the job has done so far, from the leaders of all replicas to status.json. Publishing costs a put every
+// half second.
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <string>
 
@@ -12,26 +14,29 @@ namespace nightshift::runtime {
 
 class Progress {
  public:
-  // Collective. `samples`: of the whole job, as far as known; `before`: of those, done by earlier starts.
-  Progress(const parallel::Communicator& ranks, const Session& session, std::uint64_t samples,
+  // Collective over `leaders`. `ranks`: of the whole job; `samples`: of the whole job, as far as known;
+  // `before`: of those, done by earlier starts.
+  Progress(const parallel::Communicator& leaders, int ranks, const Session& session, std::uint64_t samples,
            std::uint64_t before, int restarts);
 
-  // Publishes this rank's counters and, on rank 0, rewrites status.json; does nothing when called again too
-  // soon, unless forced. `now`: seconds since this start.
-  void tick(const RunCounters& counters, std::size_t running, double now, bool force = false);
-  void note(const std::string& state, const std::string& text, double now);  // rank 0: while nothing runs yet
-  void end(bool complete, double now);  // rank 0: the last word of this start
+  // Publishes this replica's counters and, on rank 0, rewrites status.json; does nothing when called again
+  // too soon, unless forced.
+  void tick(const RunCounters& counters, std::size_t running, bool force = false);
+  void note(const std::string& state, const std::string& text);  // rank 0: while nothing runs yet
+  void end(bool complete);                                       // rank 0: the last word of this start
 
  private:
-  void write(double now);
+  double now() const;  // seconds since this was made
+  void write(double at);
   void save() const;
-  void measure_rate(Status& status, double now);
+  void measure_rate(Status& status, double at);
 
-  const parallel::Communicator& ranks_;
+  const parallel::Communicator& leaders_;
   const Session& session_;
   parallel::ProgressBoard board_;
   Status status_;
   std::uint64_t before_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   double next_ = 0.0;
   struct Moment {
     double at;

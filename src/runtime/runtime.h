@@ -2,11 +2,16 @@
 // The runtime room: what a rank does between the start of its environments and its end.
 //
 //   rank.cpp            opens everything, in order, and closes it
-//   engine.cpp          THE loop: admit, plan, execute, commit, emit, tick
+//   desk.cpp            what only a leader has: prompts, tokenizer, queue, journal
+//   engine.cpp          THE loop of a leader: commit, admit, give orders, emit, plan, execute
+//   follower.cpp        and of its followers: obey, plan, execute
+//   replica.cpp         what both do alike; orders.cpp: what travels between them
 //   intake.cpp          claims units of prompts, reads and tokenizes them on a thread, ahead of need
-//   model_executor.cpp  scheduler::Executor over the model
+//   model_executor.cpp  scheduler::Executor over the model; asks the shift policy
+//   calibrate.cpp       times both layouts at start
 //   emitter.cpp         sampled tokens -> text, stop strings, journal rows, latencies
-//   progress.cpp        this rank's counters -> the board -> status.json
+//   progress.cpp        the leaders' counters -> the board -> status.json
+//   record.cpp          all ranks' counters -> the run record; trace_file.cpp: their events -> one trace
 //   stop_signal.cpp     SIGINT, SIGTERM, SIGUSR1 -> a flag
 //   job/                what the front end shares with the ranks
 #pragma once

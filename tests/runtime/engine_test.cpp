@@ -4,115 +4,27 @@
 #include "runtime/engine.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-
-#include "core/check.h"
 #include "model/random.h"
+#include "runtime/support.h"
 
 namespace nightshift::runtime {
 namespace {
 
-namespace fs = std::filesystem;
-
-const fs::path kModel = fs::path(NIGHTSHIFT_SOURCE_DIR) / "inputs/models/tiny-tasks";
-constexpr TokenId kEnd = 323;  // <|end|> of the tiny model
-
-// "Answers" with the letters of the alphabet: position p of the output is letter p, `kEnd` after `length` of
-// them.
-class AlphabetExecutor final : public scheduler::Executor {
- public:
-  explicit AlphabetExecutor(int length) : length_(length) {}
-  scheduler::Capacity capacity() const override { return {4096, 1024, 64, 1, true}; }
-  void submit(const BatchPlan& plan) override {
-    result_ = StepResult{plan.step, {}, 0.0};
-    for (const PlannedSequence& s : plan.sequences) {
-      if (s.samples) result_.tokens.push_back(sample(s));
-    }
-    ++steps;
-  }
-  StepResult collect() override { return std::move(result_); }
-
-  int steps = 0;
-  std::uint64_t broken_key = 0;  // the sequence with this key has logits that are not numbers
-
- private:
-  SampledToken sample(const PlannedSequence& s) const {
-    const int position = s.output_position();
-    SampledToken token{
-        s.id, position >= length_ ? kEnd : TokenId{65 + position}, -0.5F, {}};  // byte token of 'b' + ...
-    if (s.random_key == broken_key) token.token = -1;
-    for (std::int64_t k = 0; k < s.sampling->logprobs; ++k)
-      token.top.push_back({static_cast<TokenId>(k), -1.0F});
-    return token;
-  }
-  int length_;
-  StepResult result_;
-};
-
 class EngineTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    dir_ = fs::temp_directory_path() / fmt::format("nightshift-engine-{}", ::getpid());
-    fs::remove_all(dir_);
-    fs::create_directories(dir_ / "journal");
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
-  // Prompts as batch lines, one body per row.
-  void write_prompts(const std::vector<std::string>& bodies) {
-    std::ofstream lines(dir_ / "in.jsonl");
-    for (std::size_t i = 0; i < bodies.size(); ++i) {
-      lines << R"({"custom_id":"q)" << i << R"(","method":"POST","url":"/v1/completions","body":)"
-            << bodies[i] << "}\n";
-    }
-    lines.close();
-    io::import_batch((dir_ / "in.jsonl").string(), (dir_ / "in.h5").string());
-  }
-
+  void write_prompts(const std::vector<std::string>& bodies) { work_.write_prompts(bodies); }
+  std::vector<io::ResultRecord> records() const { return work_.records(); }
   bool run(
       AlphabetExecutor& executor, int max_context = 512, std::function<bool()> tick = [] { return true; }) {
-    SamplingParams defaults;
-    defaults.max_tokens = 20;
-    const io::PromptReader prompts((dir_ / "in.h5").string(), defaults);
-    const Committed committed = Committed::load((dir_ / "journal").string(), 7, prompts.rows(), world_);
-    const auto tokenizer = tokenizer::Tokenizer::load(kModel);
-    const auto chat = tokenizer::ChatTemplate::load(kModel, "auto", 0);
-    const Preparer preparer(tokenizer, chat, tokenizer.vocab_size());
-    const WorkPlan plan = make_work_plan(prompts, world_);
-    parallel::WorkQueue queue(world_, plan.units.size());
-    Intake intake(prompts, preparer, committed, plan, queue, 8);
-    scheduler::Options options;
-    options.token_budget = 64;
-    options.max_sequences = 4;
-    options.kv_blocks = 4096;
-    options.max_context = max_context;
-    options.eos_ids = {kEnd};
-    scheduler::Scheduler scheduler(options);
-    io::ResultJournal journal((dir_ / "journal").string(), 0, 7);
     counters_ = RunCounters();
-    Emitter emitter(tokenizer, journal, counters_);
-    double now = 0;
-    Engine engine(
-        intake, scheduler, executor, emitter, counters_, ModelShape{1, 8, 8, 1, 1, 8, 384, true}, 0,
-        [&now] { return now += 0.001; }, std::move(tick));
-    const bool complete = engine.run();
-    journal.close();
-    return complete;
-  }
-
-  std::vector<io::ResultRecord> records() const {
-    std::vector<io::ResultRecord> all;
-    io::JournalIndex((dir_ / "journal").string(), 7).for_each([&](const io::ResultRecord& r) {
-      all.push_back(r);
-    });
-    return all;
+    scheduler::Options options = small_options();
+    options.max_context = max_context;
+    return lead(work_, world_, world_, executor, options, counters_, std::move(tick));
   }
 
   parallel::Communicator world_ = parallel::Communicator::world();
-  fs::path dir_;
+  Workplace work_{"engine"};
   RunCounters counters_;
 };
 
@@ -199,9 +111,9 @@ TEST_F(EngineTest, BadPromptsBecomeFailedRowsAndTheOthersGoOn) {
 }
 
 TEST_F(EngineTest, TemplateVariablesOfARowReachItsTemplate) {
-  std::ofstream(dir_ / "chat.jinja") << "{{ messages[0].content }}{% if loud %}!!!{% endif %}";
+  std::ofstream(work_.dir() / "chat.jinja") << "{{ messages[0].content }}{% if loud %}!!!{% endif %}";
   const auto tokenizer = tokenizer::Tokenizer::load(kModel);
-  const auto chat = tokenizer::ChatTemplate::load(kModel, (dir_ / "chat.jinja").string(), 0);
+  const auto chat = tokenizer::ChatTemplate::load(kModel, (work_.dir() / "chat.jinja").string(), 0);
   const Preparer preparer(tokenizer, chat, tokenizer.vocab_size());
   const auto prepared = [&](const std::string& extra) {
     io::Prompt prompt;
@@ -251,7 +163,7 @@ TEST_F(EngineTest, AStoppedJobContinuesWhereItWas) {
   EXPECT_TRUE(run(executor));
   EXPECT_EQ(records().size(), 80u);
   EXPECT_EQ(counters_.prompts_done, 80u - before);  // nothing was done twice
-  EXPECT_EQ(io::JournalIndex((dir_ / "journal").string(), 7).health().duplicates, 0u);
+  EXPECT_EQ(io::JournalIndex(work_.journal(), 7).health().duplicates, 0u);
 }
 
 TEST_F(EngineTest, AnEmptyInputIsDoneAtOnce) {

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "core/config.h"
+#include "parallel/parallel.h"
+#include "runtime/job/session.h"
+
+namespace nightshift::runtime {
+
+// What rank 0 finds in the session and tells the others, so that a thousand ranks do not open the same files.
+struct Start {
+  Job job;
+  int number = 1;             // of this start
+  std::int64_t job_unix = 0;  // the job's first start, seconds since 1970
+  std::uint64_t fingerprint = 0;
+};
+Start share_start(const Session& session, const parallel::Communicator& world);  // collective
+
+}  // namespace nightshift::runtime

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/trace_file.h"
+
+#include <algorithm>
+
+#include "io/files.h"
+
+namespace nightshift::runtime {
+namespace {
+
+constexpr std::size_t kMostEvents = 2'000'000;  // of all ranks together, about 100 bytes each
+constexpr std::size_t kMostEventsPerRank = 200'000;
+
+}  // namespace
+
+TraceLog begin_trace(const parallel::Communicator& world) {
+  const std::size_t share = kMostEvents / static_cast<std::size_t>(world.size());
+  world.barrier();
+  return TraceLog(TraceLog::Clock::now(), std::min(kMostEventsPerRank, share));
+}
+
+void write_trace(const TraceLog& log, const parallel::DeviceMesh& mesh, const std::filesystem::path& file) {
+  const parallel::Communicator& world = mesh.world();
+  const auto events = world.gather(log.events_json(mesh.replica_index(), world.rank()));
+  if (world.rank() != 0) return;
+  std::string text = "{\"traceEvents\":[\n";
+  for (std::size_t rank = 0; rank < events.size(); ++rank) text += (rank == 0 ? "" : ",\n") + events[rank];
+  io::write_file_atomically(file.string(), text + "\n]}\n", false);
+}
+
+}  // namespace nightshift::runtime
