@@ -13,6 +13,7 @@ using parallel::StepSample;
 
 constexpr int kShortContext = 32;
 constexpr int kLongContext = 1024;
+constexpr int kMostKeys = 16384;    // of a step's contexts together: what is timed must not fill the KV cache
 constexpr int kPromptTokens = 256;  // of one made-up prompt
 constexpr int kEnoughTokens = 16;   // steps up to this width are timed however slow they are
 constexpr double kSlowStep = 0.5;   // seconds; wider steps are not tried after one of these
@@ -43,7 +44,8 @@ std::vector<Point> points_of(const model::StepLimits& limits) {
   };
   for (int width = 1; width <= limits.max_query_tokens; width *= 4) {
     add({width, 1, std::min(kShortContext, most)});
-    if (most > kShortContext) add({width, 1, std::min(kLongContext, most)});
+    const int longer = std::min({kLongContext, kMostKeys / width, most});
+    if (longer > 2 * kShortContext) add({width, 1, longer});
     const int tokens = std::min({width, kPromptTokens, most});
     if (tokens > 4) add({width / tokens, tokens, 0});
   }

@@ -76,12 +76,13 @@ class Rank {
       trace_.emplace(begin_trace(world_));
       world_.trace_to(&*trace_);
     }
+    const parallel::TrafficSums before = world_.traffic();  // of loading and calibration
     const Clock::time_point loop = Clock::now();
     const bool complete = work();
     wait_for_the_others();
     const double seconds = seconds_since(loop);
     close_trace();
-    count_at_end(*model_, mesh_, counters_);
+    count_at_end(*model_, mesh_, before, counters_);
     const bool all_complete = world_.min(complete ? 1 : 0) == 1;
     record(all_complete, seconds);
     if (desk_) desk_->progress().end(all_complete);
@@ -101,7 +102,7 @@ class Rank {
     options.mesh = &mesh_;
     const Clock::time_point begin = Clock::now();
     auto model = model::Model::load(files_, options, [&](const model::LoadProgress& p) {
-      counters_.load_bytes = p.bytes;
+      counters_.load_bytes = p.own;
       const auto bytes = static_cast<double>(p.bytes);
       note("loading",
            fmt::format("weights {:.0f} %, {} at {}/s", 100.0 * bytes / static_cast<double>(p.total),

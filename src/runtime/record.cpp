@@ -3,24 +3,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <functional>
 
+#include "runtime/host.h"
 #include "runtime/job/version.h"
 
 namespace nightshift::runtime {
 namespace {
-
-std::uint64_t memory_line(const char* file, const char* key) {
-  std::ifstream in(file);
-  for (std::string name; in >> name;) {
-    std::uint64_t kib = 0;
-    if (name == key && in >> kib) return kib << 10;
-    in.clear();
-    in.ignore(4096, '\n');
-  }
-  return 0;
-}
 
 std::map<std::string, std::string> slurm_facts() {
   std::map<std::string, std::string> facts;
@@ -31,33 +19,36 @@ std::map<std::string, std::string> slurm_facts() {
   return facts;
 }
 
-// Proportional: pages that ranks share, their weights above all, are counted once. Two hosts whose names
-// collide here are counted as one, which leaves the sum over hosts as it is.
+// Proportional, so that pages which ranks share, their weights above all, are counted once.
 void count_host_memory(const model::Model& model, const parallel::Communicator& world,
                        RunCounters& counters) {
-  world.barrier();  // everybody's memory stands
-  const auto name = std::hash<std::string>()(parallel::Communicator::host_name());
-  const auto host = world.split(static_cast<int>(name & 0x7fffffffU), world.rank());
-  const auto mine = static_cast<double>(memory_line("/proc/self/smaps_rollup", "Pss:"));
-  const double all = host.sum(mine);
+  const auto host = ranks_of_host(world);  // everybody is here, and everybody's memory stands
+  const double all = host.sum(static_cast<double>(proportional_bytes()));
   if (host.rank() != 0) return;
   counters.host_pss_bytes = static_cast<std::uint64_t>(all);
   counters.weight_bytes = static_cast<std::uint64_t>(model.memory().weights);
 }
 
+void count_traffic(const parallel::TrafficSums& now, const parallel::TrafficSums& before,
+                   RunCounters& counters) {
+  for (std::size_t kind = 0; kind < now.size(); ++kind) {
+    const parallel::TrafficSum &a = before[kind], &b = now[kind];
+    if (b.calls > a.calls)
+      counters.traffic[parallel::kTrafficNames[kind]] = {b.bytes - a.bytes, b.calls - a.calls,
+                                                         b.seconds - a.seconds};
+  }
+}
+
 }  // namespace
 
-void count_at_end(const model::Model& model, const parallel::DeviceMesh& mesh, RunCounters& counters) {
+void count_at_end(const model::Model& model, const parallel::DeviceMesh& mesh,
+                  const parallel::TrafficSums& before, RunCounters& counters) {
+  count_traffic(mesh.world().traffic(), before, counters);
   const auto peak = model.measured_peak();
   counters.peak_flops = peak.bf16_flops;
   counters.peak_bandwidth = peak.read_bandwidth;
-  counters.resident_bytes = memory_line("/proc/self/status", "VmRSS:");
+  counters.resident_bytes = resident_bytes();
   counters.weight_bytes_per_rank = static_cast<std::uint64_t>(model.weight_bytes(parallel::Layout::base));
-  const parallel::TrafficSums traffic = mesh.world().traffic();
-  for (std::size_t kind = 0; kind < traffic.size(); ++kind) {
-    const parallel::TrafficSum& sum = traffic[kind];
-    if (sum.calls > 0) counters.traffic[parallel::kTrafficNames[kind]] = {sum.bytes, sum.calls, sum.seconds};
-  }
   count_host_memory(model, mesh.world(), counters);
 }
 

@@ -8,9 +8,10 @@
 
 namespace nightshift::runtime {
 
-// What a rank can say at its end: peaks, memory, traffic. Collective over the mesh's world, while all ranks
-// still hold their memory.
-void count_at_end(const model::Model& model, const parallel::DeviceMesh& mesh, RunCounters& counters);
+// What a rank can say at its end: peaks, memory, and its traffic since it was `before`. Collective over the
+// mesh's world, while all ranks still hold their memory.
+void count_at_end(const model::Model& model, const parallel::DeviceMesh& mesh,
+                  const parallel::TrafficSums& before, RunCounters& counters);
 
 // Gathers counters, hosts and signals at rank 0, which writes `run` with them. Collective over `world`.
 // `stopped_by`: the signal that this rank heeds, "" for none.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "io/files.h"
+#include "runtime/host.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -14,9 +15,14 @@ constexpr std::size_t kMostEventsPerRank = 200'000;
 }  // namespace
 
 TraceLog begin_trace(const parallel::Communicator& world) {
+  using Clock = TraceLog::Clock;
   const std::size_t share = kMostEvents / static_cast<std::size_t>(world.size());
+  const auto host = ranks_of_host(world);
   world.barrier();
-  return TraceLog(TraceLog::Clock::now(), std::min(kMostEventsPerRank, share));
+  // One clock per host. Barriers are left up to milliseconds apart, so its first rank's word counts.
+  std::string now = std::to_string(Clock::now().time_since_epoch().count());
+  host.broadcast(now);
+  return TraceLog(Clock::time_point(Clock::duration(std::stoll(now))), std::min(kMostEventsPerRank, share));
 }
 
 void write_trace(const TraceLog& log, const parallel::DeviceMesh& mesh, const std::filesystem::path& file) {
