@@ -118,16 +118,15 @@ std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& 
   CheckpointReader reader(files,
                           queue ? [&] { return queue->claim(); } : CheckpointReader::every_piece(pieces));
 
-  LoadProgress progress{.bytes = 0, .total = 0};
+  LoadProgress progress;
   for (const WeightTensor& weight : files.weights) progress.total += weight.tensor->bytes;
   const std::uint64_t ranks = sharers == nullptr ? 1 : static_cast<std::uint64_t>(sharers->size());
-  std::uint64_t packed = 0;  // by this rank; the others are about as far
   while (const CheckpointPiece* piece = reader.next()) {
     const WeightTensor& weight = *piece->weight;
     impl->weights.store(weight.weight, weight.layer, weight.dtype, piece->first_row, piece->rows,
                         piece->columns, piece->data.data());
-    packed += CheckpointPieces::bytes(*piece);
-    progress.bytes = std::min(progress.total, packed * ranks);
+    progress.own += CheckpointPieces::bytes(*piece);
+    progress.bytes = std::min(progress.total, progress.own * ranks);  // the others are about as far
     if (callback) callback(progress);
   }
   impl->weights.memory().publish();

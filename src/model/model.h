@@ -30,8 +30,9 @@ struct ModelOptions {
 };
 
 struct LoadProgress {
-  std::uint64_t bytes = 0;  // of the checkpoint, read and packed
+  std::uint64_t bytes = 0;  // of the checkpoint, read and packed by all ranks of the host, about
   std::uint64_t total = 0;
+  std::uint64_t own = 0;  // by this rank, exactly
 };
 using LoadCallback = std::function<void(const LoadProgress&)>;
 
