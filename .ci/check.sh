@@ -70,7 +70,7 @@ src/scheduler        core
 src/parallel/layout  core
 src/parallel         core
 kernels              core
-src/model/files      core
+src/model/files      parallel/layout core
 src/model            kernels parallel core
 src/runtime/job      model/files parallel/layout io core
 src/runtime          scheduler model parallel tokenizer io core

@@ -11,3 +11,4 @@ target_link_libraries(model_ranks_test PRIVATE nightshift_flags nightshift_model
 foreach(ranks 1 2 4 8)
   nightshift_mpi_test(model ${ranks} model_ranks_test)
 endforeach()
+nightshift_mpi_test(model 6 model_ranks_test --gtest_filter=Models*)   # 3 x 2: no power of two
