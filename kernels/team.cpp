@@ -40,7 +40,7 @@ void on_workers(const char* label, int workers, const Work& work) {
 void for_each_tile(const char* label, int threads, std::int64_t tiles, double nanoseconds, TileBody body) {
   const auto worth = static_cast<std::int64_t>(std::min(nanoseconds / kWorthAThread, 1e6));
   const int workers = static_cast<int>(std::clamp<std::int64_t>(std::min(worth, tiles), 1, threads));
-  if (workers == 1) {
+  if (workers == 1 || omp_in_parallel() != 0) {
     for (std::int64_t tile = 0; tile < tiles; ++tile) body(0, tile);
     return;
   }

@@ -33,7 +33,8 @@ class TileBody {
 
 // Runs body(worker, tile) once for every tile in [0, tiles). 0 <= worker < threads. `nanoseconds` is a rough
 // guess of the whole work on one thread; it decides how many threads are worth waking, never what is
-// computed.
+// computed. Within a tile of another loop everything runs on the calling thread, as worker 0: only what needs
+// no scratch memory (packing) may be nested.
 void for_each_tile(const char* label, int threads, std::int64_t tiles, double nanoseconds, TileBody body);
 
 }  // namespace nightshift::kernels

@@ -5,6 +5,7 @@
 
 #include "core/reduction.h"
 #include "kernels/support.h"
+#include "kernels/team.h"
 
 namespace nightshift::kernels::test {
 namespace {
@@ -350,6 +351,36 @@ TEST_P(Gemm, PacksInAnyOrderAndIntoForeignMemory) {
   for (const auto& [first, count] : {std::pair{100, 50}, {0, 1}, {1, 99}})
     backend_->pack_rows(foreign, first, w.row(first, count));
   EXPECT_EQ(std::memcmp(foreign.data(), own.data(), bytes), 0);
+}
+
+// Rows of one panel come from different pieces of a file, in any number, from threads of a caller that has
+// its own loop, and K may end within a transposed block.
+TEST_P(Gemm, PacksEveryRunOfRowsToItsPlace) {
+  for (const int k : {2, 30, 32, 34, 96, 2080}) {
+    constexpr int kN = 200;
+    const auto w = random_bf16(kN, k, 34);
+    const std::size_t elements = backend_->packed_bytes(kN, k) / sizeof(bf16);
+    std::vector<bf16> expected(elements, bf16(0.0F));
+    for (int n = 0; n < kN; ++n) {
+      for (int i = 0; i < k; ++i) expected[((n / 64 * (k / 2) + i / 2) * 64 + n % 64) * 2 + i % 2] = w(n, i);
+    }
+    for (const std::vector<int>& runs : {std::vector{200},
+                                         {64, 64, 64, 8},
+                                         {1, 15, 16, 17, 31, 33, 47, 40},
+                                         {32, 32, 32, 32, 32, 32, 8},
+                                         {63, 2, 62, 73}}) {
+      PackedMatrix own = backend_->make_packed(kN, k);
+      std::vector<int> first{0};
+      for (const int run : runs) first.push_back(first.back() + run);
+      ASSERT_EQ(first.back(), kN);
+      for_each_tile("test::pack", 2, static_cast<std::int64_t>(runs.size()), 1e9, [&](int, std::int64_t i) {
+        const Guarded<bf16> rows({&w(first[i], 0), &w(first[i], 0) + runs[i] * k});
+        backend_->pack_rows(own, first[i], {rows.data(), runs[i], k});
+      });
+      EXPECT_TRUE(same_bits(own.data(), expected.data(), static_cast<std::int64_t>(elements)))
+          << runs.size() << " runs, the first of " << runs.front() << ", K " << k;
+    }
+  }
 }
 
 TEST_P(Gemm, RefusesWrongShapesByName) {

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+// How fast weights come in: a checkpoint read and packed by the ranks of a node, against plain pread of the
+// same bytes by as many processes in the same order. Both are measured in turn, in one run; medians.
+//
+//   load_bench [--mib N] [--ranks N] [--threads N] [--rounds N] [--piece-kib N] [--dir PATH] [--kernels SET]
+//              [--memory shared|private] [--huge 0|1] [--backed 0|1]
+//
+// A safetensors checkpoint of random bits is written to a temporary folder and removed at the end. cold: the
+// page cache is told to drop the files before each measurement. Ranks are processes that share a counter of
+// pieces. pread reads into one buffer again and again; loading packs into fresh memory: shared (4 KiB pages,
+// as an MPI window has) or, with one rank, private (huge pages where the system grants them). A virtual
+// machine that gives free memory back to its host pays for fresh pages what no real machine pays; with
+// --backed 1 as much memory as a measurement needs is touched and freed just before it.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "kernels/kernels.h"
+#include "model/checkpoint_reader.h"
+
+namespace nightshift {
+namespace {
+
+struct Settings {
+  std::int64_t mib = 1024;
+  int ranks = 1, threads = 1, rounds = 5;
+  std::size_t piece_kib = model::CheckpointReader::kPieceBytes >> 10;
+  std::string dir = std::filesystem::temp_directory_path().string();
+  std::string kernels = "auto", memory = "shared";
+  bool huge = true, backed = true;
+};
+
+Settings parse(int argc, char** argv) {
+  Settings s;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string key = argv[i], value = argv[i + 1];
+    if (key == "--mib") s.mib = std::atol(argv[i + 1]);
+    if (key == "--ranks") s.ranks = std::atoi(argv[i + 1]);
+    if (key == "--threads") s.threads = std::atoi(argv[i + 1]);
+    if (key == "--rounds") s.rounds = std::atoi(argv[i + 1]);
+    if (key == "--piece-kib") s.piece_kib = static_cast<std::size_t>(std::atol(argv[i + 1]));
+    if (key == "--dir") s.dir = value;
+    if (key == "--kernels") s.kernels = value;
+    if (key == "--memory") s.memory = value;
+    if (key == "--huge") s.huge = value != "0";
+    if (key == "--backed") s.backed = value != "0";
+  }
+  if (s.memory == "private" && s.ranks != 1)
+    throw BadInput("private memory is that of one rank", "--ranks 1");
+  return s;
+}
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// --- the checkpoint: the shape of a 1.5 to 3 billion parameter model, as many layers as fit ---
+
+constexpr int kHidden = 2048, kIntermediate = 8192, kHeads = 16, kKvHeads = 8, kHeadDim = 128, kVocab = 32000;
+
+struct Tensor {
+  std::string name;
+  std::int64_t rows, columns;  // columns 0: a vector
+  std::int64_t bytes() const { return rows * std::max<std::int64_t>(columns, 1) * 2; }
+};
+
+std::vector<Tensor> tensors(std::int64_t total_bytes, int& layers) {
+  constexpr int kQ = kHeads * kHeadDim, kKv = kKvHeads * kHeadDim;
+  std::vector<Tensor> all{{"model.embed_tokens.weight", kVocab, kHidden}, {"model.norm.weight", kHidden, 0}};
+  std::int64_t bytes = all[0].bytes();
+  for (layers = 0; bytes < total_bytes || layers == 0; ++layers) {
+    const std::string prefix = fmt::format("model.layers.{}.", layers);
+    for (const Tensor& t : {Tensor{"input_layernorm.weight", kHidden, 0},
+                            {"self_attn.q_proj.weight", kQ, kHidden},
+                            {"self_attn.k_proj.weight", kKv, kHidden},
+                            {"self_attn.v_proj.weight", kKv, kHidden},
+                            {"self_attn.o_proj.weight", kHidden, kQ},
+                            {"post_attention_layernorm.weight", kHidden, 0},
+                            {"mlp.gate_proj.weight", kIntermediate, kHidden},
+                            {"mlp.up_proj.weight", kIntermediate, kHidden},
+                            {"mlp.down_proj.weight", kHidden, kIntermediate}}) {
+      all.push_back({prefix + t.name, t.rows, t.columns});
+      bytes += t.bytes();
+    }
+  }
+  return all;
+}
+
+void write_checkpoint(const std::filesystem::path& dir, std::int64_t total_bytes) {
+  int layers = 0;
+  const std::vector<Tensor> all = tensors(total_bytes, layers);
+  std::ofstream(dir / "config.json") << fmt::format(
+      R"({{"model_type": "llama", "hidden_size": {}, "intermediate_size": {}, "num_hidden_layers": {},)"
+      R"("num_attention_heads": {}, "num_key_value_heads": {}, "head_dim": {}, "vocab_size": {},)"
+      R"("tie_word_embeddings": true, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}})",
+      kHidden, kIntermediate, layers, kHeads, kKvHeads, kHeadDim, kVocab);
+  std::string header = "{";
+  std::int64_t offset = 0;
+  for (const Tensor& t : all) {
+    const std::string shape =
+        t.columns == 0 ? fmt::format("[{}]", t.rows) : fmt::format("[{}, {}]", t.rows, t.columns);
+    header += fmt::format(R"({}"{}": {{"dtype": "BF16", "shape": {}, "data_offsets": [{}, {}]}})",
+                          offset == 0 ? "" : ",", t.name, shape, offset, offset + t.bytes());
+    offset += t.bytes();
+  }
+  header += "}";
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  std::ofstream out(dir / "model.safetensors", std::ios::binary);
+  for (int i = 0; i < 8; ++i) out.put(static_cast<char>(header.size() >> (8 * i)));
+  out << header;
+  std::mt19937_64 random(1);
+  std::vector<std::uint64_t> block(std::size_t{1} << 17);
+  for (std::uint64_t& x : block) x = random();
+  for (std::int64_t left = offset; left > 0; left -= static_cast<std::int64_t>(block.size() * 8))
+    out.write(reinterpret_cast<const char*>(block.data()),
+              std::min(left, static_cast<std::int64_t>(block.size() * 8)));
+  if (!out.flush()) throw Error(fmt::format("{}: cannot be written", dir.string()), "give --dir more room");
+}
+
+// --- memory that ranks share ---
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+// At a multiple of 2 MiB.
+std::byte* map(std::size_t bytes) {
+  void* room =
+      ::mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const auto address = (reinterpret_cast<std::uintptr_t>(room) + kHugePage - 1) / kHugePage * kHugePage;
+  void* memory = ::mmap(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  if (room == MAP_FAILED || memory == MAP_FAILED)
+    throw Error(fmt::format("no memory for {} bytes", bytes), "give a smaller --mib");
+  return static_cast<std::byte*>(memory);
+}
+
+struct Board {  // at the start of shared memory
+  std::atomic<std::uint64_t> next_piece;
+  std::atomic<int> ready;
+  std::atomic<bool> go;
+  std::atomic<double> end;  // when the last rank had finished, before it gave back its memory
+};
+
+// Where packed matrices lie: one behind the other, gate and up of a layer as one.
+struct Plan {
+  std::vector<std::size_t> offset;  // per weight of the checkpoint
+  std::size_t bytes = 0;
+
+  Plan(const model::ModelFiles& files, kernels::Backend& backend) {
+    std::vector<std::size_t> gate_up(static_cast<std::size_t>(files.config.shape.layers), SIZE_MAX);
+    for (const model::WeightTensor& w : files.weights) {
+      const bool interleaved = w.weight == model::Weight::gate || w.weight == model::Weight::up;
+      const bool vector = w.shape.columns == 0;
+      std::size_t* shared = interleaved ? &gate_up[static_cast<std::size_t>(w.layer)] : nullptr;
+      if (shared != nullptr && *shared != SIZE_MAX) {
+        offset.push_back(*shared);
+        continue;
+      }
+      offset.push_back(bytes);
+      if (shared != nullptr) *shared = bytes;
+      const std::int64_t rows = interleaved ? kernels::gate_up_rows(w.shape.rows) : w.shape.rows;
+      const std::size_t size =
+          vector ? static_cast<std::size_t>(rows) * 4 : backend.packed_bytes(rows, w.shape.columns);
+      bytes += (size + 4095) / 4096 * 4096;
+    }
+  }
+};
+
+void pack(const model::ModelFiles& files, const Plan& plan, const model::CheckpointPiece& piece,
+          kernels::Backend& backend, std::byte* memory) {
+  const model::WeightTensor& w = *piece.weight;
+  if (w.shape.columns == 0) return;
+  std::byte* to = memory + plan.offset[static_cast<std::size_t>(&w - files.weights.data())];
+  const bool up = w.weight == model::Weight::up;
+  const bool interleaved = up || w.weight == model::Weight::gate;
+  const std::int64_t n = interleaved ? kernels::gate_up_rows(w.shape.rows) : w.shape.rows;
+  kernels::PackedMatrix matrix =
+      backend.make_packed(n, w.shape.columns, {to, backend.packed_bytes(n, w.shape.columns)});
+  const kernels::MatrixView<const bf16> rows{reinterpret_cast<const bf16*>(piece.data.data()), piece.rows,
+                                             piece.columns};
+  if (!interleaved) return backend.pack_rows(matrix, piece.first_row, rows);
+  for (std::int64_t r = 0; r < piece.rows; r += 32)
+    backend.pack_rows(matrix, kernels::gate_up_row(piece.first_row + r, up),
+                      rows.rows_from(r, std::min<std::int64_t>(32, piece.rows - r)));
+}
+
+void plain_read(const model::ModelFiles& files, const Settings& s, Board& board) {
+  const model::CheckpointPieces pieces(files, s.piece_kib << 10);
+  const int fd = ::open(files.checkpoint.files[0].path.c_str(), O_RDONLY);
+  std::vector<std::byte> buffer;
+  for (std::uint64_t number; (number = board.next_piece++) < pieces.count();) {
+    const model::CheckpointPiece piece = pieces.at(number);
+    const std::size_t bytes = model::CheckpointPieces::bytes(piece);
+    if (buffer.size() < bytes) buffer.resize(bytes);
+    if (::pread(fd, buffer.data(), bytes, static_cast<off_t>(pieces.offset(piece))) !=
+        static_cast<ssize_t>(bytes))
+      throw Error("pread came back short", "run again");
+  }
+  ::close(fd);
+}
+
+void load(const model::ModelFiles& files, const Settings& s, Board& board, kernels::Backend& backend,
+          const Plan& plan, std::byte* memory) {
+  const std::uint64_t pieces = model::CheckpointReader::pieces(files, s.piece_kib << 10);
+  const auto claim = [&]() -> std::optional<std::uint64_t> {
+    const std::uint64_t number = board.next_piece++;
+    return number < pieces ? std::optional(number) : std::nullopt;
+  };
+  model::CheckpointReader reader(files, claim, s.piece_kib << 10);
+  while (const model::CheckpointPiece* piece = reader.next()) pack(files, plan, *piece, backend, memory);
+}
+
+// Runs `work` in a process per rank, all at once, and returns the seconds until the last has finished.
+template <class Work>
+double in_ranks(int ranks, Board& board, const Work& work) {
+  board.next_piece = 0;
+  board.ready = 0;
+  board.go = false;
+  board.end = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    if (::fork() != 0) continue;
+    int status = 1;
+    try {
+      work(rank);
+      status = 0;
+      const double end = now();
+      for (double last = board.end; last < end && !board.end.compare_exchange_weak(last, end);) {
+      }
+    } catch (const std::exception& e) {
+      fmt::print(stderr, "{}\n", e.what());
+    }
+    std::_Exit(status);
+  }
+  while (board.ready < ranks) ::usleep(100);
+  const double begin = now();
+  board.go = true;
+  for (int rank = 0, status = 0; rank < ranks; ++rank)
+    if (::wait(&status) < 0 || status != 0) throw Error("a rank failed", "see above");
+  return board.end - begin;
+}
+
+void wait_for_start(Board& board) {
+  ++board.ready;
+  while (!board.go) ::usleep(20);
+}
+
+void drop_from_cache(const std::filesystem::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY);
+  ::fdatasync(fd);
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
+}
+
+void touch_and_free(std::size_t bytes) {
+  std::byte* memory = map(bytes);
+  for (std::size_t i = 0; i < bytes; i += 4096) memory[i] = std::byte{1};
+  ::munmap(memory, bytes);
+}
+
+class Bench {
+ public:
+  Bench(const Settings& s, const std::filesystem::path& dir)
+      : s_(s), files_(model::open_model_files(dir)), board_(*new (map(4096)) Board{}) {}
+
+  // Median seconds of plain reads and of loads.
+  std::pair<double, double> measure(bool cold) {
+    std::vector<double> reads, loads;
+    for (int round = 0; round < s_.rounds; ++round) {
+      prepare(cold);
+      reads.push_back(in_ranks(s_.ranks, board_, [&](int) {
+        wait_for_start(board_);
+        plain_read(files_, s_, board_);
+      }));
+      prepare(cold);
+      loads.push_back(load_once());
+    }
+    std::sort(reads.begin(), reads.end());
+    std::sort(loads.begin(), loads.end());
+    return {reads[reads.size() / 2], loads[loads.size() / 2]};
+  }
+
+  double gigabytes() const { return static_cast<double>(files_.checkpoint.tensor_bytes()) * 1e-9; }
+
+ private:
+  void prepare(bool cold) {
+    if (cold) drop_from_cache(files_.checkpoint.files[0].path);
+    if (s_.backed) touch_and_free(files_.checkpoint.tensor_bytes() * (cold ? 2 : 1));
+  }
+
+  double load_once() {
+    // As large as what is packed at most: padding of panels and pages is small.
+    const std::size_t bytes = files_.checkpoint.tensor_bytes() + (std::size_t{64} << 20);
+    std::byte* window = s_.memory == "shared" ? map(bytes) : nullptr;
+    const double seconds = in_ranks(s_.ranks, board_, [&](int rank) {
+      const kernels::Environment environment(s_.threads);
+      const auto backend = kernels::make_backend({.threads = s_.threads, .kernels = s_.kernels});
+      const Plan plan(files_, *backend);
+      if (plan.bytes > bytes) throw Error("the window is too small", "this is a bug");
+      const kernels::Buffer own =
+          window == nullptr ? backend->allocate(plan.bytes, "bench::weights") : kernels::Buffer{};
+      wait_for_start(board_);
+      std::thread pages;
+      if (window != nullptr && s_.huge)
+        pages = std::thread([&] { kernels::back_with_huge_pages({window, plan.bytes}, rank, s_.ranks); });
+      load(files_, s_, board_, *backend, plan, window != nullptr ? window : own.as<std::byte>());
+      if (pages.joinable()) pages.join();
+    });
+    if (window != nullptr) ::munmap(window, bytes);
+    return seconds;
+  }
+
+  const Settings& s_;
+  model::ModelFiles files_;
+  Board& board_;
+};
+
+int run(int argc, char** argv) {
+  const Settings s = parse(argc, argv);
+  std::string pattern = (std::filesystem::path(s.dir) / "load-bench-XXXXXX").string();
+  if (::mkdtemp(pattern.data()) == nullptr)
+    throw Error(fmt::format("{}: no folder here", s.dir), "give --dir");
+  const std::filesystem::path dir = pattern;
+  try {
+    write_checkpoint(dir, s.mib << 20);
+    Bench bench(s, dir);
+    fmt::print("{:.2f} GB, {} ranks x {} threads, pieces of {} KiB, {} memory{}, medians of {}\n",
+               bench.gigabytes(), s.ranks, s.threads, s.piece_kib, s.memory,
+               s.memory == "shared" && s.huge ? " in huge pages" : "", s.rounds);
+    for (const bool cold : {true, false}) {
+      const auto [read, loaded] = bench.measure(cold);
+      fmt::print("{:>5}: pread {:6.2f} GB/s, load {:6.2f} GB/s, {:5.1f} %\n", cold ? "cold" : "warm",
+                 bench.gigabytes() / read, bench.gigabytes() / loaded, 100 * read / loaded);
+      std::fflush(stdout);
+    }
+  } catch (...) {
+    std::filesystem::remove_all(dir);
+    throw;
+  }
+  std::filesystem::remove_all(dir);
+  return 0;
+}
+
+}  // namespace
+}  // namespace nightshift
+
+int main(int argc, char** argv) try { return nightshift::run(argc, argv); } catch (const std::exception& e) {
+  fmt::print(stderr, "{}\n", e.what());
+  return 1;
+}
