@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the end-to-end tests share: questions for the tiny model, job files, runs of the real command, result columns.
+"""What the end-to-end tests share: questions for the tiny model, job files, runs of the real command and its processes,
+result columns.
 
 The commands under test are taken from $NIGHTSHIFT_BIN (the folder that holds nightshift and nightshift-rank).
 """
@@ -25,7 +26,8 @@ import tiny_tasks  # noqa: E402
 MODEL = ROOT / "inputs" / "models" / "tiny-tasks"
 NIGHTSHIFT = pathlib.Path(os.environ["NIGHTSHIFT_BIN"]) / "nightshift"
 # The columns that must not depend on the geometry or the history of a run.
-ANSWER_COLUMNS = ["id", "row", "sample", "text", "tokens", "offsets", "finish_reason", "error", "prompt_tokens", "output_tokens"]
+ANSWER_COLUMNS = ["id", "row", "sample", "text", "tokens", "offsets", "finish_reason", "error", "prompt_tokens", "output_tokens",
+                  "logprobs", "top_tokens", "top_logprobs"]
 
 
 class Workplace:
@@ -75,6 +77,22 @@ def chats(count, seed, most_turns=3, share=0.5):
     return made
 
 
+def mixed_params(count, seed):
+    """Greedy and seeded sampling, penalties, stop strings, log-probabilities, several answers: a JSON object per prompt."""
+    rng = random.Random(seed)
+    kinds = [
+        lambda: {},
+        lambda: {"temperature": 0.8, "seed": rng.randint(0, 1000)},
+        lambda: {"temperature": 1.2, "top_k": 5, "n": 2},
+        lambda: {"temperature": 0.9, "top_p": 0.8, "min_p": 0.02},
+        lambda: {"temperature": 0.7, "logprobs": 3},
+        lambda: {"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.2},
+        lambda: {"stop": [" 1", "b"], "min_tokens": 3},
+        lambda: {"ignore_eos": True, "max_tokens": rng.randint(1, 90)},
+    ]
+    return [rng.choice(kinds)() for _ in range(count)]
+
+
 def write_prompts(path, messages, ids=None, params=None, json_params=None):
     text = h5py.string_dtype("utf-8")
     with h5py.File(path, "w") as f:
@@ -115,13 +133,43 @@ def run(job, ranks=1, settings=(), extra=(), expect=0, timeout=300):
     return done
 
 
+def rank_pids(work):
+    """{rank: process id} of this test's ranks: their command line names the journal folder."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        try:
+            line = pathlib.Path("/proc", entry, "cmdline").read_bytes().decode().split("\0") if entry.isdigit() else [""]
+            if line[0].endswith("nightshift-rank") and any(str(work.dir) in word for word in line[1:]):
+                variables = pathlib.Path("/proc", entry, "environ").read_bytes().decode().split("\0")
+                found[next(int(v.split("=")[1]) for v in variables if v.startswith("OMPI_COMM_WORLD_RANK="))] = int(entry)
+        except (OSError, UnicodeDecodeError, StopIteration):
+            continue  # it has ended, or is not ours to look at
+    return found
+
+
+def status(output):
+    """What the ranks say of themselves twice a second; {} before the first word."""
+    try:
+        return json.loads(pathlib.Path(f"{output}.journal", "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def report(output):
+    """{"summary": ..., "provenance": ...}"""
+    return json.loads(subprocess.run([str(NIGHTSHIFT), "report", str(output), "--json"], check=True, capture_output=True).stdout)
+
+
 def columns(path, names=ANSWER_COLUMNS):
-    """The raw values of the result columns, ready for comparison with ==."""
+    """The raw values of the result columns, floats as their bits, ready for comparison with ==."""
     with h5py.File(path, "r") as f:
-        return {name: f[f"results/{name}"][()].tolist() for name in names if name in f["results"]}
+        found = {name: f[f"results/{name}"][()] for name in names if name in f["results"]}
+    return {name: (values.view(f"u{values.itemsize}") if values.dtype.kind == "f" else values).tolist()
+            for name, values in found.items()}
 
 
 def assert_same(expected, actual, what):
+    assert expected.keys() == actual.keys(), f"{what}: columns {sorted(expected.keys() ^ actual.keys())} are not in both results"
     for name, values in expected.items():
         if values == actual[name]:
             continue

@@ -11,25 +11,12 @@ import sys
 import time
 
 import harness
-from harness import Workplace, assert_same, chats, columns, command, run, write_job, write_prompts
-
-
-def ranks_of(work):
-    """Process ids of this test's ranks: their command line names the journal folder."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                line = open(f"/proc/{entry}/cmdline", "rb").read().decode()
-            except OSError:
-                continue
-            if "nightshift-rank" in line.split("\0")[0] and str(work.dir) in line:
-                found.append(int(entry))
-    return found
+from harness import Workplace, assert_same, chats, columns, command, rank_pids, run, write_job, write_prompts
 
 
 def interrupt(rng, work, child, how):
-    targets = {"launcher": [child.pid], "rank": ranks_of(work)[:1], "everything": ranks_of(work) + [child.pid]}
+    ranks = list(rank_pids(work).values())
+    targets = {"launcher": [child.pid], "rank": ranks[:1], "everything": ranks + [child.pid]}
     if how in targets:
         for pid in targets[how]:
             os.kill(pid, signal.SIGKILL)
@@ -37,9 +24,9 @@ def interrupt(rng, work, child, how):
         child.send_signal(getattr(signal, how))
     code = child.wait(timeout=60)
     deadline = time.time() + 15
-    while ranks_of(work) and time.time() < deadline:
+    while rank_pids(work) and time.time() < deadline:
         time.sleep(0.05)
-    assert not ranks_of(work), f"{how}: ranks are still there"
+    assert not rank_pids(work), f"{how}: ranks are still there"
     return code
 
 
