@@ -15,10 +15,11 @@ constexpr int kShortContext = 32;
 constexpr int kLongContext = 1024;
 constexpr int kMostKeys = 16384;    // of a step's contexts together: what is timed must not fill the KV cache
 constexpr int kPromptTokens = 256;  // of one made-up prompt
-constexpr int kEnoughTokens = 16;   // steps up to this width are timed however slow they are
-constexpr double kSlowStep = 0.5;   // seconds; wider steps are not tried after one of these
-constexpr double kSureStep = 0.1;   // seconds from which on one run says enough
-constexpr double kMostSeconds = 3.0;
+constexpr int kShortestPrompt = 16;
+constexpr int kEnoughTokens = 16;  // steps up to this width are timed however slow they are
+constexpr double kSlowStep = 0.5;  // seconds; wider steps are not tried after one of these
+constexpr double kSureStep = 0.1;  // seconds from which on one run says enough
+constexpr double kMostSeconds = 4.0;
 
 struct Point {  // equal sequences: `tokens` query tokens each, after `computed` in the cache
   int sequences = 1;
@@ -35,19 +36,19 @@ bool fits(const Point& point, const model::StepLimits& limits) {
          point.computed + point.tokens <= limits.max_context && point.blocks() <= limits.kv_blocks;
 }
 
-// Widths 1, 4, 16, ...: every kind of step of a width before the next width.
+// Powers of two, every kind of step of a width before the next width. Long contexts show at few widths.
 std::vector<Point> points_of(const model::StepLimits& limits) {
   const auto most = static_cast<int>(limits.max_context - 1);
   std::vector<Point> points;
   const auto add = [&](const Point& point) {
     if (fits(point, limits)) points.push_back(point);
   };
-  for (int width = 1; width <= limits.max_query_tokens; width *= 4) {
+  for (int width = 1, doublings = 0; width <= limits.max_query_tokens; width *= 2, ++doublings) {
     add({width, 1, std::min(kShortContext, most)});
     const int longer = std::min({kLongContext, kMostKeys / width, most});
-    if (longer > 2 * kShortContext) add({width, 1, longer});
+    if (doublings % 2 == 0 && longer > 2 * kShortContext) add({width, 1, longer});
     const int tokens = std::min({width, kPromptTokens, most});
-    if (tokens > 4) add({width / tokens, tokens, 0});
+    if (tokens >= kShortestPrompt) add({width / tokens, tokens, 0});
   }
   return points;
 }
