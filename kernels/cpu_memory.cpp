@@ -3,8 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -16,7 +14,6 @@ namespace nightshift::kernels {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr int kCollapse = 25;  // MADV_COLLAPSE, younger than many systems' headers
 constexpr std::size_t kWorthHugePages = 2 * kHugePage;
 constexpr std::int64_t kPackDepth = 1024;  // k that one thread packs of a panel: 128 KiB
 constexpr double kPackNanosecondsPerElement = 0.4;
@@ -51,25 +48,6 @@ Buffer CpuBackend::allocate(std::size_t bytes, const char* label) {
   std::memset(data, 0xff, bytes);  // NaN as float and as bf16: reading what nobody wrote shows up
 #endif
   return {data, bytes, Device::cpu, label, [](void* memory, std::size_t) { std::free(memory); }};
-}
-
-std::size_t back_with_huge_pages(std::span<std::byte> memory, int part, int parts) {
-  NS_CHECK(part >= 0 && part < parts, "kernels::back_with_huge_pages: part {} of {}", part, parts);
-  const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
-  const auto first = static_cast<std::size_t>((kHugePage - begin % kHugePage) % kHugePage);
-  std::size_t backed = 0;
-  for (std::size_t at = first + static_cast<std::size_t>(part) * kHugePage; at + kHugePage <= memory.size();
-       at += static_cast<std::size_t>(parts) * kHugePage) {
-    // Only where a first small page is can the kernel collapse the rest onto it. Or-ing zero is a write that
-    // changes nothing, even under somebody else's writes.
-    std::atomic_ref(*reinterpret_cast<unsigned char*>(memory.data() + at))
-        .fetch_or(0, std::memory_order_relaxed);
-    if (::madvise(memory.data() + at, kHugePage, kCollapse) == 0)
-      backed += kHugePage;
-    else if (errno != EAGAIN && errno != EBUSY)
-      break;  // not here: old kernel, other alignment, no huge pages left
-  }
-  return backed;
 }
 
 void CpuBackend::copy_to_device(void* device, const void* host, std::size_t bytes) {

@@ -122,14 +122,6 @@ class Buffer {
   Release release_ = nullptr;
 };
 
-// Backs host memory of the caller with huge pages, at once rather than page by page at first touch: fresh
-// memory fills three times as fast, and weights stream faster out of it. Meant for memory that ranks share,
-// which is otherwise in 4 KiB pages; all ranks must have mapped it at addresses that are equal modulo 2 MiB,
-// the start of the file at a multiple of that. Takes every parts-th page from number `part` on, so that ranks
-// share the work. Contents stay, others may write meanwhile. A wish (Linux 6.1 on): returns the bytes that
-// are in huge pages now.
-std::size_t back_with_huge_pages(std::span<std::byte> memory, int part = 0, int parts = 1);
-
 // A matrix that owns its buffer; rows lie back to back.
 template <class T>
 class Matrix {

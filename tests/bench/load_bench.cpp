@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast weights come in: a checkpoint read and packed by the ranks of a node, against plain pread of the
-// same bytes by as many processes in the same order. Both are measured in turn, in one run; medians.
+// same bytes by as many processes in the same order, and against touching as much fresh memory. All three are
+// measured in turn, in one run; medians.
 //
 //   load_bench [--mib N] [--ranks N] [--threads N] [--rounds N] [--piece-kib N] [--dir PATH] [--kernels SET]
-//              [--memory shared|private] [--huge 0|1] [--backed 0|1]
+//              [--memory shared|private]
 //
 // A safetensors checkpoint of random bits is written to a temporary folder and removed at the end. cold: the
-// page cache is told to drop the files before each measurement. Ranks are processes that share a counter of
+// page cache is told to drop the file before each measurement. Ranks are processes that share a counter of
 // pieces. pread reads into one buffer again and again; loading packs into fresh memory: shared (4 KiB pages,
-// as an MPI window has) or, with one rank, private (huge pages where the system grants them). A virtual
-// machine that gives free memory back to its host pays for fresh pages what no real machine pays; with
-// --backed 1 as much memory as a measurement needs is touched and freed just before it.
+// as a window of ranks has) or, with one rank, private (huge pages where the system grants them). Where a
+// virtual machine gives free memory back to its host, fresh memory is slow: the third figure tells.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -24,7 +24,6 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
-#include <thread>
 
 #include "kernels/kernels.h"
 #include "model/checkpoint_reader.h"
@@ -38,7 +37,6 @@ struct Settings {
   std::size_t piece_kib = model::CheckpointReader::kPieceBytes >> 10;
   std::string dir = std::filesystem::temp_directory_path().string();
   std::string kernels = "auto", memory = "shared";
-  bool huge = true, backed = true;
 };
 
 Settings parse(int argc, char** argv) {
@@ -53,8 +51,6 @@ Settings parse(int argc, char** argv) {
     if (key == "--dir") s.dir = value;
     if (key == "--kernels") s.kernels = value;
     if (key == "--memory") s.memory = value;
-    if (key == "--huge") s.huge = value != "0";
-    if (key == "--backed") s.backed = value != "0";
   }
   if (s.memory == "private" && s.ranks != 1)
     throw BadInput("private memory is that of one rank", "--ranks 1");
@@ -130,17 +126,9 @@ void write_checkpoint(const std::filesystem::path& dir, std::int64_t total_bytes
 
 // --- memory that ranks share ---
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
-// At a multiple of 2 MiB.
 std::byte* map(std::size_t bytes) {
-  void* room =
-      ::mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  const auto address = (reinterpret_cast<std::uintptr_t>(room) + kHugePage - 1) / kHugePage * kHugePage;
-  void* memory = ::mmap(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  if (room == MAP_FAILED || memory == MAP_FAILED)
-    throw Error(fmt::format("no memory for {} bytes", bytes), "give a smaller --mib");
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw Error(fmt::format("no memory for {} bytes", bytes), "give a smaller --mib");
   return static_cast<std::byte*>(memory);
 }
 
@@ -261,87 +249,93 @@ void drop_from_cache(const std::filesystem::path& path) {
   ::close(fd);
 }
 
-void touch_and_free(std::size_t bytes) {
-  std::byte* memory = map(bytes);
-  for (std::size_t i = 0; i < bytes; i += 4096) memory[i] = std::byte{1};
-  ::munmap(memory, bytes);
-}
+struct Seconds {
+  double read, touch, load;
+};
 
 class Bench {
  public:
   Bench(const Settings& s, const std::filesystem::path& dir)
-      : s_(s), files_(model::open_model_files(dir)), board_(*new (map(4096)) Board{}) {}
+      : s_(s),
+        files_(model::open_model_files(dir)),
+        board_(*new (map(4096)) Board{}),
+        window_bytes_(files_.checkpoint.tensor_bytes() + (std::size_t{64} << 20)) {}
 
-  // Median seconds of plain reads and of loads.
-  std::pair<double, double> measure(bool cold) {
-    std::vector<double> reads, loads;
+  Seconds measure(bool cold) {  // medians
+    std::vector<double> reads, touches, loads;
     for (int round = 0; round < s_.rounds; ++round) {
-      prepare(cold);
+      if (cold) drop_from_cache(files_.checkpoint.files[0].path);
       reads.push_back(in_ranks(s_.ranks, board_, [&](int) {
         wait_for_start(board_);
         plain_read(files_, s_, board_);
       }));
-      prepare(cold);
-      loads.push_back(load_once());
+      touches.push_back(in_window([&](int rank, std::byte* memory) {
+        const std::size_t share = files_.checkpoint.tensor_bytes() / static_cast<std::size_t>(s_.ranks);
+        wait_for_start(board_);
+        for (std::size_t at = 0; at < share; at += 4096)
+          memory[share * static_cast<std::size_t>(rank) + at] = std::byte{1};
+      }));
+      if (cold) drop_from_cache(files_.checkpoint.files[0].path);
+      loads.push_back(in_window([&](int, std::byte* memory) {
+        const auto backend = kernels::make_backend({.threads = s_.threads, .kernels = s_.kernels});
+        const Plan plan(files_, *backend);
+        if (plan.bytes > window_bytes_) throw Error("the packed weights do not fit", "this is a bug");
+        wait_for_start(board_);
+        load(files_, s_, board_, *backend, plan, memory);
+      }));
     }
-    std::sort(reads.begin(), reads.end());
-    std::sort(loads.begin(), loads.end());
-    return {reads[reads.size() / 2], loads[loads.size() / 2]};
+    return {median(reads), median(touches), median(loads)};
   }
 
   double gigabytes() const { return static_cast<double>(files_.checkpoint.tensor_bytes()) * 1e-9; }
 
  private:
-  void prepare(bool cold) {
-    if (cold) drop_from_cache(files_.checkpoint.files[0].path);
-    if (s_.backed) touch_and_free(files_.checkpoint.tensor_bytes() * (cold ? 2 : 1));
+  static double median(std::vector<double>& values) {
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
   }
 
-  double load_once() {
-    // As large as what is packed at most: padding of panels and pages is small.
-    const std::size_t bytes = files_.checkpoint.tensor_bytes() + (std::size_t{64} << 20);
-    std::byte* window = s_.memory == "shared" ? map(bytes) : nullptr;
+  // work(rank, fresh memory) in every rank.
+  template <class Work>
+  double in_window(const Work& work) {
+    std::byte* window = s_.memory == "shared" ? map(window_bytes_) : nullptr;
     const double seconds = in_ranks(s_.ranks, board_, [&](int rank) {
       const kernels::Environment environment(s_.threads);
-      const auto backend = kernels::make_backend({.threads = s_.threads, .kernels = s_.kernels});
-      const Plan plan(files_, *backend);
-      if (plan.bytes > bytes) throw Error("the window is too small", "this is a bug");
-      const kernels::Buffer own =
-          window == nullptr ? backend->allocate(plan.bytes, "bench::weights") : kernels::Buffer{};
-      wait_for_start(board_);
-      std::thread pages;
-      if (window != nullptr && s_.huge)
-        pages = std::thread([&] { kernels::back_with_huge_pages({window, plan.bytes}, rank, s_.ranks); });
-      load(files_, s_, board_, *backend, plan, window != nullptr ? window : own.as<std::byte>());
-      if (pages.joinable()) pages.join();
+      const kernels::Buffer own = window == nullptr
+                                      ? kernels::make_backend()->allocate(window_bytes_, "bench::weights")
+                                      : kernels::Buffer{};
+      work(rank, window != nullptr ? window : own.as<std::byte>());
     });
-    if (window != nullptr) ::munmap(window, bytes);
+    if (window != nullptr) ::munmap(window, window_bytes_);
     return seconds;
   }
 
   const Settings& s_;
   model::ModelFiles files_;
   Board& board_;
+  std::size_t window_bytes_;  // as large as what is packed at most: padding of panels and pages is small
 };
+
+void report(const Settings& s, const std::filesystem::path& dir) {
+  write_checkpoint(dir, s.mib << 20);
+  Bench bench(s, dir);
+  fmt::print("{:.2f} GB, {} ranks x {} threads, pieces of {} KiB, {} memory, medians of {}\n",
+             bench.gigabytes(), s.ranks, s.threads, s.piece_kib, s.memory, s.rounds);
+  for (const bool cold : {true, false}) {
+    const Seconds t = bench.measure(cold);
+    const double gb = bench.gigabytes();
+    fmt::print("{}: load {:5.2f} GB/s = {:4.1f} % of pread's {:5.2f} GB/s; fresh memory {:5.2f} GB/s\n",
+               cold ? "cold" : "warm", gb / t.load, 100 * t.read / t.load, gb / t.read, gb / t.touch);
+    std::fflush(stdout);
+  }
+}
 
 int run(int argc, char** argv) {
   const Settings s = parse(argc, argv);
-  std::string pattern = (std::filesystem::path(s.dir) / "load-bench-XXXXXX").string();
-  if (::mkdtemp(pattern.data()) == nullptr)
-    throw Error(fmt::format("{}: no folder here", s.dir), "give --dir");
-  const std::filesystem::path dir = pattern;
+  std::string dir = (std::filesystem::path(s.dir) / "load-bench-XXXXXX").string();
+  if (::mkdtemp(dir.data()) == nullptr) throw Error(fmt::format("{}: no folder here", s.dir), "give --dir");
   try {
-    write_checkpoint(dir, s.mib << 20);
-    Bench bench(s, dir);
-    fmt::print("{:.2f} GB, {} ranks x {} threads, pieces of {} KiB, {} memory{}, medians of {}\n",
-               bench.gigabytes(), s.ranks, s.threads, s.piece_kib, s.memory,
-               s.memory == "shared" && s.huge ? " in huge pages" : "", s.rounds);
-    for (const bool cold : {true, false}) {
-      const auto [read, loaded] = bench.measure(cold);
-      fmt::print("{:>5}: pread {:6.2f} GB/s, load {:6.2f} GB/s, {:5.1f} %\n", cold ? "cold" : "warm",
-                 bench.gigabytes() / read, bench.gigabytes() / loaded, 100 * read / loaded);
-      std::fflush(stdout);
-    }
+    report(s, dir);
   } catch (...) {
     std::filesystem::remove_all(dir);
     throw;

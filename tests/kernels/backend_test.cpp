@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 
 #include "kernels/support.h"
@@ -34,27 +32,6 @@ TEST_P(Backends, BuffersAreAlignedMovableAndWritable) {
     EXPECT_EQ(received, sent);
   }
   EXPECT_EQ(backend_->allocate(0, "test::nothing").data(), nullptr);
-}
-
-TEST(HugePages, KeepWhatIsThereAndTakeNoMoreThanGiven) {
-  constexpr std::size_t kHuge = std::size_t{2} << 20;
-  constexpr std::size_t kBytes = 5 * kHuge;
-  for (const int sharing : {MAP_SHARED, MAP_PRIVATE}) {
-    auto* all = static_cast<std::byte*>(
-        ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0));
-    ASSERT_NE(all, MAP_FAILED);
-    for (std::size_t i = 0; i < kBytes; i += 1000) all[i] = static_cast<std::byte>(i / 1000);
-    const std::span<std::byte> given(all + 100, kBytes - 4096);
-    std::size_t backed = 0;
-    for (int part = 0; part < 3; ++part) backed += back_with_huge_pages(given, part, 3);
-    EXPECT_EQ(backed % kHuge, 0U);
-    EXPECT_LE(backed, kBytes - kHuge);
-    EXPECT_EQ(back_with_huge_pages(given.first(kHuge - 1)), 0U);  // no whole page
-    for (std::size_t i = 0; i < kBytes; ++i)
-      ASSERT_EQ(all[i], i % 1000 == 0 ? static_cast<std::byte>(i / 1000) : std::byte{0}) << i;
-    ::munmap(all, kBytes);
-  }
-  EXPECT_THROW(back_with_huge_pages({}, 2, 2), Error);
 }
 
 TEST_P(Backends, TooMuchMemoryIsAnErrorWithTheLabel) {
