@@ -4,6 +4,7 @@ result columns.
 
 The commands under test are taken from $NIGHTSHIFT_BIN (the folder that holds nightshift and nightshift-rank).
 """
+import itertools
 import json
 import os
 import pathlib
@@ -104,6 +105,15 @@ def write_prompts(path, messages, ids=None, params=None, json_params=None):
             f.create_dataset(f"params/{name}", data=values)
         if json_params is not None:
             f.create_dataset("params/json", data=[json.dumps(p) if p else "" for p in json_params], dtype=text)
+
+
+def write_token_prompts(path, prompts, params=None):
+    """prompts: lists of token ids."""
+    with h5py.File(path, "w") as f:
+        f.create_dataset("prompts/tokens", data=[token for prompt in prompts for token in prompt], dtype="i4")
+        f.create_dataset("prompts/offsets", data=[0, *itertools.accumulate(map(len, prompts))], dtype="u8")
+        for name, values in (params or {}).items():
+            f.create_dataset(f"params/{name}", data=values)
 
 
 def write_job(path, prompts, output, **sections):
