@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kWorthHugePages = 2 * kHugePage;
+constexpr std::size_t kPage = 4096;
+constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE (Linux 5.14), younger than many systems' headers
 constexpr std::int64_t kPackDepth = 1024;  // k that one thread packs of a panel: 128 KiB
 constexpr double kPackNanosecondsPerElement = 0.4;
 
@@ -24,6 +26,14 @@ void check_kv(const KvShape& s) {
            "kernels::make_kv_cache: {} layers, {} KV heads, head_dim {}, {} blocks; head_dim must be even "
            "and at most {}",
            s.layers, s.kv_heads, s.head_dim, s.blocks, kMaxHeadDim);
+}
+
+// Asks for the pages of fresh memory in one call: a quarter faster than one fault for each, and they are
+// still in cache when they are written. Contents of pages that are there stay. A wish: failure costs speed
+// only.
+void populate(void* data, std::size_t bytes) {
+  const std::size_t before = reinterpret_cast<std::uintptr_t>(data) % kPage;
+  ::madvise(static_cast<std::byte*>(data) - before, before + bytes, kPopulateWrite);
 }
 
 std::int64_t panels(std::int64_t n) {
@@ -114,9 +124,11 @@ void CpuBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<c
     const std::int64_t k = tile % stretches * kPackDepth;
     const std::int64_t begin = std::max(first_row, panel * kPanelRows);
     const std::int64_t end = std::min(first_row + rows.rows, (panel + 1) * kPanelRows);
+    const std::int64_t depth = std::min(kPackDepth, w.k() - k);
+    bf16* to = w.data() + (panel * w.k() + k) * kPanelRows;
+    populate(to, static_cast<std::size_t>(depth * kPanelRows) * sizeof(bf16));
     kernels_.pack({rows.row(begin - first_row) + k, rows.stride, static_cast<int>(begin % kPanelRows),
-                   static_cast<int>(end - begin), std::min(kPackDepth, w.k() - k) / 2,
-                   w.data() + (panel * w.k() + k) * kPanelRows});
+                   static_cast<int>(end - begin), depth / 2, to});
   });
 }
 

@@ -53,8 +53,8 @@ class CheckpointReader {
   // The number of the next piece to read, below pieces(), each once in all; nullopt when there are no more.
   using Claim = std::function<std::optional<std::uint64_t>()>;
 
-  // Small enough to stay in caches from the read to the packing, large enough for file systems and counters.
-  static constexpr std::size_t kPieceBytes = std::size_t{2} << 20;
+  // Small enough to stay in a core's cache from the read to the packing, large enough for file systems.
+  static constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 
   // `claim` is called in next() alone, so by the caller's thread; a few claims ahead of what next() returns.
   CheckpointReader(const ModelFiles& files, Claim claim, std::size_t piece_bytes = kPieceBytes);

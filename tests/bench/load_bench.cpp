@@ -251,6 +251,7 @@ void drop_from_cache(const std::filesystem::path& path) {
 
 struct Seconds {
   double read, touch, load;
+  double share;  // of read in load, of the same round
 };
 
 class Bench {
@@ -262,7 +263,7 @@ class Bench {
         window_bytes_(files_.checkpoint.tensor_bytes() + (std::size_t{64} << 20)) {}
 
   Seconds measure(bool cold) {  // medians
-    std::vector<double> reads, touches, loads;
+    std::vector<double> reads, touches, loads, shares;
     for (int round = 0; round < s_.rounds; ++round) {
       if (cold) drop_from_cache(files_.checkpoint.files[0].path);
       reads.push_back(in_ranks(s_.ranks, board_, [&](int) {
@@ -283,8 +284,9 @@ class Bench {
         wait_for_start(board_);
         load(files_, s_, board_, *backend, plan, memory);
       }));
+      shares.push_back(reads.back() / loads.back());
     }
-    return {median(reads), median(touches), median(loads)};
+    return {median(reads), median(touches), median(loads), median(shares)};
   }
 
   double gigabytes() const { return static_cast<double>(files_.checkpoint.tensor_bytes()) * 1e-9; }
@@ -325,7 +327,7 @@ void report(const Settings& s, const std::filesystem::path& dir) {
     const Seconds t = bench.measure(cold);
     const double gb = bench.gigabytes();
     fmt::print("{}: load {:5.2f} GB/s = {:4.1f} % of pread's {:5.2f} GB/s; fresh memory {:5.2f} GB/s\n",
-               cold ? "cold" : "warm", gb / t.load, 100 * t.read / t.load, gb / t.read, gb / t.touch);
+               cold ? "cold" : "warm", gb / t.load, 100 * t.share, gb / t.read, gb / t.touch);
     std::fflush(stdout);
   }
 }
