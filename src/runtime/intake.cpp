@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -120,6 +121,8 @@ Intake::Intake(const io::PromptReader& prompts, const Preparer& preparer, const 
     const parallel::Unit& unit = plan.units[plan.order[place]];
     for (PromptRow row = unit.first; row < unit.first + unit.count; ++row) rows_left_ += !committed.row(row);
   }
+  const double even_part = std::ceil(static_cast<double>(rows_left_) / plan_.replicas);
+  least_share_ = std::clamp(even_part, 1.0, kLeastShare);  // a job of few long prompts has work for all, too
   thread_ = std::thread([this] { read_ahead(); });
 }
 
@@ -158,7 +161,7 @@ void Intake::claim(std::size_t in_scheduler) {
 double Intake::share() const {
   if (plan_.replicas == 1) return std::numeric_limits<double>::infinity();
   const double answers_per_prompt = prompts_taken_ > 0 ? answers_taken_ / prompts_taken_ : 1.0;
-  return std::max(kLeastShare, static_cast<double>(rows_left_) * answers_per_prompt / plan_.replicas);
+  return std::max(least_share_, static_cast<double>(rows_left_) * answers_per_prompt / plan_.replicas);
 }
 
 std::optional<PreparedPrompt> Intake::take() {

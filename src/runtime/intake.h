@@ -87,6 +87,7 @@ class Intake {
   std::deque<PreparedPrompt> ready_;
   std::vector<std::uint64_t> rows_behind_;  // [place]: rows to do in the units behind it
   std::uint64_t rows_left_ = 0;             // to do, and not claimed by any replica when this one last looked
+  double least_share_ = 0.0;                // see share()
   double prompts_taken_ = 0, answers_taken_ = 0;
   std::exception_ptr failure_;
   bool all_claimed_ = false;

@@ -23,38 +23,32 @@ std::vector<PromptRow> take_all(Intake& intake) {
   return rows;
 }
 
-TEST(IntakeTest, WhoeverComesFirstLeavesTheOthersTheirShare) {
-  constexpr std::size_t kRows = 200;
-  const auto world = Communicator::world();
-  const auto replicas = static_cast<std::size_t>(world.size());
-  const Workplace work("intake", world);
-  work.write_prompts(std::vector<std::string>(kRows, R"({"prompt":"hello"})"));
-  const io::PromptReader prompts(work.prompts(), {});
-  const Committed committed = Committed::load(work.journal(), 7, kRows, world);
-  const auto tokenizer = tokenizer::Tokenizer::load(kModel);
-  const auto chat = tokenizer::ChatTemplate::load(kModel, "auto", 0);
-  const Preparer preparer(tokenizer, chat, tokenizer.vocab_size());
-  const WorkPlan plan = make_work_plan(prompts, world);
-  parallel::WorkQueue queue(world, plan.units.size());
-  Intake intake(prompts, preparer, committed, plan, queue, 256);
+// A job of `rows` prompts and this rank's intake.
+struct Job {
+  Job(std::size_t rows, const Communicator& world)
+      : work("intake", world),
+        prompts((work.write_prompts(std::vector<std::string>(rows, R"({"prompt":"hello"})")), work.prompts()),
+                {}),
+        committed(Committed::load(work.journal(), 7, rows, world)),
+        plan(make_work_plan(prompts, world)),
+        queue(world, plan.units.size()),
+        intake(prompts, preparer, committed, plan, queue, 256) {}
 
+  Workplace work;
+  io::PromptReader prompts;
+  Committed committed;
+  tokenizer::Tokenizer tokenizer = tokenizer::Tokenizer::load(kModel);
+  tokenizer::ChatTemplate chat = tokenizer::ChatTemplate::load(kModel, "auto", 0);
+  Preparer preparer{tokenizer, chat, tokenizer.vocab_size()};
+  WorkPlan plan;
+  parallel::WorkQueue queue;
+  Intake intake;
+};
+
+// Rows taken until nothing is left; what is taken is done at once.
+std::size_t take_the_rest(Intake& intake) {
   std::size_t taken = 0;
-  if (world.rank() == 0) {
-    intake.claim(0);
-    taken = take_all(intake).size();
-    if (replicas == 1) {
-      EXPECT_EQ(taken, kRows);
-    } else {
-      EXPECT_LE(taken, kRows / replicas);
-      EXPECT_GE(taken, kRows / replicas / 2);
-    }
-    intake.claim(taken);  // all still under way: it waits for others to take theirs
-    const std::size_t more = take_all(intake).size();
-    EXPECT_LE(more, 16u);
-    taken += more;
-  }
-  world.barrier();
-  while (!intake.exhausted()) {  // what is taken is done at once
+  while (!intake.exhausted()) {
     intake.claim(0);
     if (intake.take()) {
       ++taken;
@@ -62,7 +56,52 @@ TEST(IntakeTest, WhoeverComesFirstLeavesTheOthersTheirShare) {
       intake.wait();
     }
   }
+  return taken;
+}
+
+TEST(IntakeTest, WhoeverComesFirstLeavesTheOthersTheirShare) {
+  constexpr std::size_t kRows = 200;
+  const auto world = Communicator::world();
+  const auto replicas = static_cast<std::size_t>(world.size());
+  Job job(kRows, world);
+
+  std::size_t taken = 0;
+  if (world.rank() == 0) {
+    job.intake.claim(0);
+    taken = take_all(job.intake).size();
+    if (replicas == 1) {
+      EXPECT_EQ(taken, kRows);
+    } else {
+      EXPECT_LE(taken, kRows / replicas);
+      EXPECT_GE(taken, kRows / replicas / 2);
+    }
+    job.intake.claim(taken);  // all still under way: it waits for others to take theirs
+    const std::size_t more = take_all(job.intake).size();
+    EXPECT_LE(more, 16u);
+    taken += more;
+  }
+  world.barrier();
+  taken += take_the_rest(job.intake);
   EXPECT_EQ(world.sum(static_cast<double>(taken)), static_cast<double>(kRows));
+}
+
+TEST(IntakeTest, AJobOfFewPromptsIsSharedOutEvenly) {
+  const auto world = Communicator::world();
+  const auto replicas = static_cast<std::size_t>(world.size());
+  const std::size_t rows = 4 * replicas;
+  Job job(rows, world);
+
+  std::size_t taken = 0;
+  if (world.rank() == 0) {
+    job.intake.claim(0);
+    taken = take_all(job.intake).size();
+    EXPECT_EQ(taken, 4u);
+    job.intake.claim(taken);
+    EXPECT_TRUE(replicas == 1 || take_all(job.intake).empty());
+  }
+  world.barrier();
+  taken += take_the_rest(job.intake);
+  EXPECT_EQ(world.sum(static_cast<double>(taken)), static_cast<double>(rows));
 }
 
 }  // namespace
