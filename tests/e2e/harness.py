@@ -118,8 +118,8 @@ def write_token_prompts(path, prompts, params=None):
 
 def write_job(path, prompts, output, **sections):
     """sections: e.g. schedule={"token_budget": 128}. Values are written as TOML by way of JSON."""
-    sections.setdefault("sampling", {}).setdefault("max_tokens", 64)
-    sections.setdefault("schedule", {}).setdefault("kv_memory", "64MiB")
+    sections["sampling"] = {"max_tokens": 64, **sections.get("sampling", {})}
+    sections["schedule"] = {"kv_memory": "64MiB", **sections.get("schedule", {})}
     sections["job"] = {"input": str(prompts), "output": str(output), "max_failed": 1.0, **sections.get("job", {})}
     sections["model"] = {"path": str(MODEL), **sections.get("model", {})}
     lines = []
