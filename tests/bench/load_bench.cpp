@@ -23,6 +23,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <random>
 
 #include "kernels/kernels.h"
@@ -137,6 +138,11 @@ struct Board {  // at the start of shared memory
   std::atomic<int> ready;
   std::atomic<bool> go;
   std::atomic<double> end;  // when the last rank had finished, before it gave back its memory
+  std::atomic<double> cpu;  // seconds of all ranks until then
+};
+
+struct Cost {
+  double seconds = 0, cpu = 0;
 };
 
 // Where packed matrices lie: one behind the other, gate and up of a layer as one.
@@ -208,24 +214,42 @@ void load(const model::ModelFiles& files, const Settings& s, Board& board, kerne
   while (const model::CheckpointPiece* piece = reader.next()) pack(files, plan, *piece, backend, memory);
 }
 
-// Runs `work` in a process per rank, all at once, and returns the seconds until the last has finished.
-template <class Work>
-double in_ranks(int ranks, Board& board, const Work& work) {
+double cpu_seconds() {
+  timespec t{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+// What a rank does: prepare() without being timed, which gives the work to be timed.
+template <class Prepare>
+void be_rank(int rank, Board& board, const Prepare& prepare) {
+  const auto work = prepare(rank);
+  ++board.ready;
+  while (!board.go) ::usleep(20);
+  const double before = cpu_seconds();
+  work();
+  board.cpu += cpu_seconds() - before;
+  const double end = now();
+  for (double last = board.end; last < end && !board.end.compare_exchange_weak(last, end);) {
+  }
+}
+
+// A process per rank, all started at once: seconds until the last has finished.
+template <class Prepare>
+Cost in_ranks(int ranks, Board& board, const Prepare& prepare) {
   board.next_piece = 0;
   board.ready = 0;
   board.go = false;
-  board.end = 0;
+  board.end = board.cpu = 0;
   for (int rank = 0; rank < ranks; ++rank) {
     if (::fork() != 0) continue;
-    int status = 1;
+    int status = 0;
     try {
-      work(rank);
-      status = 0;
-      const double end = now();
-      for (double last = board.end; last < end && !board.end.compare_exchange_weak(last, end);) {
-      }
+      be_rank(rank, board, prepare);
     } catch (const std::exception& e) {
       fmt::print(stderr, "{}\n", e.what());
+      ++board.ready;
+      status = 1;
     }
     std::_Exit(status);
   }
@@ -234,12 +258,7 @@ double in_ranks(int ranks, Board& board, const Work& work) {
   board.go = true;
   for (int rank = 0, status = 0; rank < ranks; ++rank)
     if (::wait(&status) < 0 || status != 0) throw Error("a rank failed", "see above");
-  return board.end - begin;
-}
-
-void wait_for_start(Board& board) {
-  ++board.ready;
-  while (!board.go) ::usleep(20);
+  return {board.end - begin, board.cpu};
 }
 
 void drop_from_cache(const std::filesystem::path& path) {
@@ -249,9 +268,9 @@ void drop_from_cache(const std::filesystem::path& path) {
   ::close(fd);
 }
 
-struct Seconds {
-  double read, touch, load;
-  double share;  // of read in load, of the same round
+struct Result {  // medians
+  Cost read, touch, load;
+  double share;  // time of reading in that of loading, of the same round
 };
 
 class Bench {
@@ -262,29 +281,17 @@ class Bench {
         board_(*new (map(4096)) Board{}),
         window_bytes_(files_.checkpoint.tensor_bytes() + (std::size_t{64} << 20)) {}
 
-  Seconds measure(bool cold) {  // medians
-    std::vector<double> reads, touches, loads, shares;
+  Result measure(bool cold) {
+    std::vector<Cost> reads, touches, loads;
+    std::vector<double> shares;
     for (int round = 0; round < s_.rounds; ++round) {
       if (cold) drop_from_cache(files_.checkpoint.files[0].path);
-      reads.push_back(in_ranks(s_.ranks, board_, [&](int) {
-        wait_for_start(board_);
-        plain_read(files_, s_, board_);
-      }));
-      touches.push_back(in_window([&](int rank, std::byte* memory) {
-        const std::size_t share = files_.checkpoint.tensor_bytes() / static_cast<std::size_t>(s_.ranks);
-        wait_for_start(board_);
-        for (std::size_t at = 0; at < share; at += 4096)
-          memory[share * static_cast<std::size_t>(rank) + at] = std::byte{1};
-      }));
+      reads.push_back(
+          in_ranks(s_.ranks, board_, [&](int) { return [&] { plain_read(files_, s_, board_); }; }));
+      touches.push_back(touch());
       if (cold) drop_from_cache(files_.checkpoint.files[0].path);
-      loads.push_back(in_window([&](int, std::byte* memory) {
-        const auto backend = kernels::make_backend({.threads = s_.threads, .kernels = s_.kernels});
-        const Plan plan(files_, *backend);
-        if (plan.bytes > window_bytes_) throw Error("the packed weights do not fit", "this is a bug");
-        wait_for_start(board_);
-        load(files_, s_, board_, *backend, plan, memory);
-      }));
-      shares.push_back(reads.back() / loads.back());
+      loads.push_back(load_all());
+      shares.push_back(reads.back().seconds / loads.back().seconds);
     }
     return {median(reads), median(touches), median(loads), median(shares)};
   }
@@ -292,24 +299,48 @@ class Bench {
   double gigabytes() const { return static_cast<double>(files_.checkpoint.tensor_bytes()) * 1e-9; }
 
  private:
-  static double median(std::vector<double>& values) {
+  static double median(std::vector<double> values) {
     std::sort(values.begin(), values.end());
     return values[values.size() / 2];
   }
+  static Cost median(const std::vector<Cost>& costs) {
+    std::vector<double> seconds, cpu;
+    for (const Cost& c : costs) seconds.push_back(c.seconds), cpu.push_back(c.cpu);
+    return {median(seconds), median(cpu)};
+  }
 
-  // work(rank, fresh memory) in every rank.
-  template <class Work>
-  double in_window(const Work& work) {
+  // prepare(rank, fresh memory) in every rank.
+  template <class Prepare>
+  Cost in_window(const Prepare& prepare) {
     std::byte* window = s_.memory == "shared" ? map(window_bytes_) : nullptr;
-    const double seconds = in_ranks(s_.ranks, board_, [&](int rank) {
-      const kernels::Environment environment(s_.threads);
-      const kernels::Buffer own = window == nullptr
-                                      ? kernels::make_backend()->allocate(window_bytes_, "bench::weights")
-                                      : kernels::Buffer{};
-      work(rank, window != nullptr ? window : own.as<std::byte>());
+    std::optional<kernels::Environment> environment;  // of a rank
+    std::unique_ptr<kernels::Backend> backend;
+    kernels::Buffer own;
+    const Cost cost = in_ranks(s_.ranks, board_, [&](int rank) {
+      environment.emplace(s_.threads);
+      backend = kernels::make_backend({.threads = s_.threads, .kernels = s_.kernels});
+      if (window == nullptr) own = backend->allocate(window_bytes_, "bench::weights");
+      return prepare(rank, *backend, window != nullptr ? window : own.as<std::byte>());
     });
     if (window != nullptr) ::munmap(window, window_bytes_);
-    return seconds;
+    return cost;
+  }
+
+  Cost touch() {
+    return in_window([&](int rank, kernels::Backend&, std::byte* memory) {
+      const std::size_t share = files_.checkpoint.tensor_bytes() / static_cast<std::size_t>(s_.ranks);
+      return [first = memory + share * static_cast<std::size_t>(rank), share] {
+        for (std::size_t at = 0; at < share; at += 4096) first[at] = std::byte{1};
+      };
+    });
+  }
+
+  Cost load_all() {
+    return in_window([&](int, kernels::Backend& backend, std::byte* memory) {
+      Plan plan(files_, backend);
+      if (plan.bytes > window_bytes_) throw Error("the packed weights do not fit", "this is a bug");
+      return [&, memory, plan = std::move(plan)] { load(files_, s_, board_, backend, plan, memory); };
+    });
   }
 
   const Settings& s_;
@@ -321,13 +352,17 @@ class Bench {
 void report(const Settings& s, const std::filesystem::path& dir) {
   write_checkpoint(dir, s.mib << 20);
   Bench bench(s, dir);
-  fmt::print("{:.2f} GB, {} ranks x {} threads, pieces of {} KiB, {} memory, medians of {}\n",
-             bench.gigabytes(), s.ranks, s.threads, s.piece_kib, s.memory, s.rounds);
+  const double gb = bench.gigabytes();
+  fmt::print("{:.2f} GB, {} ranks x {} threads, pieces of {} KiB, {} memory, medians of {}\n", gb, s.ranks,
+             s.threads, s.piece_kib, s.memory, s.rounds);
   for (const bool cold : {true, false}) {
-    const Seconds t = bench.measure(cold);
-    const double gb = bench.gigabytes();
-    fmt::print("{}: load {:5.2f} GB/s = {:4.1f} % of pread's {:5.2f} GB/s; fresh memory {:5.2f} GB/s\n",
-               cold ? "cold" : "warm", gb / t.load, 100 * t.share, gb / t.read, gb / t.touch);
+    const Result t = bench.measure(cold);
+    fmt::print(
+        "{}: load {:.2f} GB/s, {:.1f} % of pread ({:.2f} GB/s); fresh memory {:.2f} GB/s; CPU s/GB: load "
+        "{:.2f}, "
+        "pread {:.2f}, fresh memory {:.2f}\n",
+        cold ? "cold" : "warm", gb / t.load.seconds, 100 * t.share, gb / t.read.seconds, gb / t.touch.seconds,
+        t.load.cpu / gb, t.read.cpu / gb, t.touch.cpu / gb);
     std::fflush(stdout);
   }
 }

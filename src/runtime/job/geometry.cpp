@@ -69,15 +69,21 @@ std::string quoted(const std::string& word) {
 // milliseconds. OMP_PROC_BIND=true would do the same where ranks are not bound (every rank pins to the same
 // first core), and where they are it would pin the host threads of a rank, which its main thread starts, to
 // one core.
-std::map<std::string, std::string> openmp_environment(const Geometry& geometry) {
-  return {{"OMP_NUM_THREADS", std::to_string(geometry.threads)},
-          {"OMP_WAIT_POLICY", "passive"},
-          {"OMP_PROC_BIND", "false"}};
+//
+// The same holds for ranks that share cores: each waits for the others in MPI, and unless it yields there,
+// the one waited for gets its core only when the kernel takes it away. Open MPI finds this out for itself
+// only where ranks outnumber the cores of the machine, not those of the job.
+std::map<std::string, std::string> waiting_environment(const Geometry& geometry) {
+  std::map<std::string, std::string> environment = {{"OMP_NUM_THREADS", std::to_string(geometry.threads)},
+                                                    {"OMP_WAIT_POLICY", "passive"},
+                                                    {"OMP_PROC_BIND", "false"}};
+  if (!geometry.bound) environment["OMPI_MCA_mpi_yield_when_idle"] = "1";
+  return environment;
 }
 
 LaunchCommand mpirun_command(const Geometry& geometry, const Machine& machine) {
   LaunchCommand command;
-  command.environment = openmp_environment(geometry);
+  command.environment = waiting_environment(geometry);
   command.argv = {"mpirun", "-np", std::to_string(geometry.ranks), "--tag-output"};
   const auto add = [&](std::initializer_list<std::string> words) {
     command.argv.insert(command.argv.end(), words);
@@ -99,7 +105,7 @@ LaunchCommand mpirun_command(const Geometry& geometry, const Machine& machine) {
 
 LaunchCommand srun_command(const Geometry& geometry, const Machine& machine) {
   LaunchCommand command;
-  command.environment = openmp_environment(geometry);
+  command.environment = waiting_environment(geometry);
   command.argv = {"srun",
                   "--ntasks",
                   std::to_string(geometry.ranks),
