@@ -124,7 +124,7 @@ def watch_memory(work, job, output, ranks):
         pids, before = rank_pids(work).values(), status(output)
         now = memory_of(pids)
         after = status(output)
-        going = before.get("state") == after.get("state") == "running" and after["done"] < after["total"]
+        going = before.get("state") == after.get("state") == "running" and after["done"] < after["samples_total"]
         if going and len(pids) == ranks and now["Pss"] > largest["Pss"]:
             largest = now
         time.sleep(0.1)
