@@ -62,9 +62,9 @@ void visit_keys(JobT& job, Visitor&& v) {
   v("run", "kernels", job.run.kernels, Legal{0, 0, {"auto", "portable", "avx512_bf16"}},
     "one kernel set for all ranks");
   v("run", "checkpoint_seconds", job.run.checkpoint_seconds, Legal{0, 1e9, {}},
-    "accepted, without effect in this version (saving of running sequences)");
+    "running answers are saved so often; 0: only when the job is stopped");
   v("run", "stop_before_end_seconds", job.run.stop_before_end_seconds, Legal{0, 1e9, {}},
-    "accepted, without effect in this version (stop before the allocation ends)");
+    "save running answers and stop so long before the allocation ends");
   v("run", "trace", job.run.trace, any,
     "a .json file for what every rank did when (Chrome trace, Perfetto); empty: none");
 }

@@ -59,7 +59,7 @@ struct Job {
     Auto<std::int64_t> threads;      // per rank
     std::string numerics = "auto";   // auto | strict | fast
     std::string kernels = "auto";    // auto | portable | avx512_bf16: one set for all ranks
-    double checkpoint_seconds = 30;  // these two: accepted, without effect in this version
+    double checkpoint_seconds = 30;
     double stop_before_end_seconds = 120;
     std::filesystem::path trace;  // .json; empty: none
   } run;

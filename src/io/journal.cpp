@@ -91,11 +91,12 @@ struct ResultJournal::Impl {
 
   void throw_failure() const {
     if (!failure.empty()) {
-      throw Error(fmt::format("the journal stopped after {} of {} answers: {}", durable, appended, failure));
+      throw Error(fmt::format("the journal stopped after {} of {} records: {}", durable, appended, failure));
     }
   }
 
-  void append(const ResultRecord& record) {
+  template <class Record>
+  void append(const Record& record) {
     std::unique_lock lock(mutex);
     done.wait(lock, [this] { return waiting.size() < options.max_waiting || !failure.empty(); });
     throw_failure();
@@ -149,6 +150,10 @@ ResultJournal::~ResultJournal() {
 }
 
 void ResultJournal::append(const ResultRecord& record) {
+  impl_->append(record);
+}
+
+void ResultJournal::append(const ProgressRecord& record) {
   impl_->append(record);
 }
 

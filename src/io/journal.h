@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finished answers, durable at once. Every process appends to a file of its own,
-// OUTPUT.h5.journal/rank-*.journal, and never to another's; the union of the files is the truth from which
-// the result is built.
+// Finished answers, durable at once, and how far those under way have come. Every process appends to a file
+// of its own, OUTPUT.h5.journal/rank-*.journal, and never to another's; the union of the files is the truth
+// from which the result is built.
 //
 // File (little-endian):
 //   header 64 bytes: magic "NSJRNL\r\n", version u32, header bytes u32, job u64 (Manifest::fingerprint),
 //   created u64
 //                    (ns since 1970), rank u32, zero u32, nonce u64, zero u64, XXH3-64 of the 56 bytes before
-//   record:          mark "NSR" + kind u8, length u32, row u64, sample u32, samples u32, XXH3-64 of the
-//   payload u64,
+//   record:          mark "NSR" + kind u8 (1 a finished sample, 2 a piece of one under way: checkpoints.h),
+//   length u32, row u64, sample u32, samples u32, XXH3-64 of the payload u64,
 //                    XXH3-64 (seeded with the nonce) of the 32 bytes before, u64; then the payload of
 //                    `length` bytes
 // The header hash stands before the payload, so that a damaged length is noticed before anything is read or
@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "core/types.h"
+#include "io/checkpoints.h"
 
 namespace nightshift::io {
 
@@ -71,6 +72,7 @@ class ResultJournal {
   // Copies the record into a buffer; a thread of its own writes and syncs. Throws Error if an earlier commit
   // failed (disk full, I/O error): nothing appended since the last commit is durable then.
   void append(const ResultRecord& record);
+  void append(const ProgressRecord& record);
   void flush();  // returns when everything appended is durable
   void close();  // flush and close; idempotent
 
@@ -86,7 +88,7 @@ class ResultJournal {
 // Outcome of reading journals, for the log and the provenance.
 struct JournalHealth {
   std::uint64_t files = 0;
-  std::uint64_t records = 0;     // that check, duplicates included
+  std::uint64_t records = 0;     // finished samples that check, duplicates included
   std::uint64_t duplicates = 0;  // same row and sample again; the first committed one counts
   std::uint64_t conflicts =
       0;  // duplicates whose answer differs: never happens for one job on one kernel set
@@ -94,7 +96,7 @@ struct JournalHealth {
   std::uint64_t damaged_bytes = 0;  // between records that check
 };
 
-// Where every durable record lies. 16 bytes per record.
+// Where every durable record lies: 16 bytes per finished sample, and per piece of one that is under way.
 class JournalIndex {
  public:
   // Reads every journal of the directory (none is fine). Error when a journal belongs to another job.
@@ -108,6 +110,7 @@ class JournalIndex {
   std::uint64_t size() const;            // distinct (row, sample)
   std::uint64_t committed_rows() const;  // rows with all their samples
   const JournalHealth& health() const;
+  const Checkpoints& checkpoints() const;  // of samples that are not committed
 
   // What is committed, in order of (row, sample), without reading it.
   void for_each_key(

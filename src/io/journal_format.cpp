@@ -85,49 +85,7 @@ std::uint64_t next_record(Window& window, std::uint64_t offset, std::uint64_t no
   }
 }
 
-void encode_payload(const ResultRecord& record, std::vector<char>& out) {
-  put(out, static_cast<std::uint8_t>(record.finish_reason));
-  put(out, std::uint8_t{0});
-  put(out, static_cast<std::uint16_t>(record.top_k));
-  put(out, record.prompt_tokens);
-  put(out, record.cached_tokens);
-  for (const double time : {record.started_s, record.first_token_s, record.finished_s}) put(out, time);
-  for (const std::size_t size : {record.error.size(), record.text.size(), record.tokens.size(),
-                                 record.logprobs.size(), record.top.size()}) {
-    put(out, static_cast<std::uint32_t>(size));
-  }
-  put_bytes(out, record.error.data(), record.error.size());
-  put_bytes(out, record.text.data(), record.text.size());
-  put_bytes(out, record.tokens.data(), record.tokens.size() * sizeof(TokenId));
-  put_bytes(out, record.logprobs.data(), record.logprobs.size() * sizeof(float));
-  put_bytes(out, record.top.data(), record.top.size() * sizeof(TokenLogprob));
-}
-
-void check_record(const ResultRecord& r) {
-  NS_CHECK(
-      r.row < kMaxRows && r.samples >= 1 && r.samples <= kMaxSamples && r.sample >= 0 && r.sample < r.samples,
-      "row {}, sample {} of {}", r.row, r.sample, r.samples);
-  NS_CHECK(r.logprobs.empty() || r.logprobs.size() == r.tokens.size(), "{} logprobs for {} tokens",
-           r.logprobs.size(), r.tokens.size());
-  NS_CHECK(r.top_k >= 0 && r.top_k <= 0xffff &&
-               r.top.size() == r.tokens.size() * static_cast<std::size_t>(r.top_k),
-           "{} alternatives for {} tokens of {}", r.top.size(), r.tokens.size(), r.top_k);
-}
-
 }  // namespace
-
-bool ResultRecord::same_answer(const ResultRecord& other) const {
-  const auto same_bits = [](const auto& a, const auto& b) {
-    return std::memcmp(&a, &b, sizeof a) == 0;  // NaN equals NaN
-  };
-  return row == other.row && sample == other.sample && samples == other.samples &&
-         finish_reason == other.finish_reason && error == other.error && tokens == other.tokens &&
-         text == other.text && prompt_tokens == other.prompt_tokens &&
-         std::equal(logprobs.begin(), logprobs.end(), other.logprobs.begin(), other.logprobs.end(),
-                    same_bits) &&
-         top_k == other.top_k &&
-         std::equal(top.begin(), top.end(), other.top.begin(), other.top.end(), same_bits);
-}
 
 FileHeader make_file_header(std::uint64_t job, int rank) {
   FileHeader header{};
@@ -158,52 +116,11 @@ bool payload_checks(const RecordHeader& header, std::span<const char> payload) {
   return XXH3_64bits(payload.data(), payload.size()) == header.payload_hash;
 }
 
-void encode_record(const ResultRecord& record, std::uint64_t nonce, std::vector<char>& out) {
-  check_record(record);
-  const std::size_t start = out.size();
-  out.resize(start + sizeof(RecordHeader));
-  encode_payload(record, out);
-  const std::size_t length = out.size() - start - sizeof(RecordHeader);
-  if (length > kMaxPayload) {
-    out.resize(start);
-    throw Error(
-        fmt::format("row {}: an answer of {} bytes is larger than a journal record", record.row, length));
-  }
-  RecordHeader header{};
+void seal(RecordHeader& header, std::span<const char> payload, std::uint64_t nonce) {
   std::memcpy(header.mark, "NSR", 3);
-  header.kind = static_cast<std::uint8_t>(RecordKind::result);
-  header.length = static_cast<std::uint32_t>(length);
-  header.row = record.row;
-  header.sample = static_cast<std::uint32_t>(record.sample);
-  header.samples = static_cast<std::uint32_t>(record.samples);
-  header.payload_hash = XXH3_64bits(out.data() + start + sizeof header, length);
+  header.length = static_cast<std::uint32_t>(payload.size());
+  header.payload_hash = XXH3_64bits(payload.data(), payload.size());
   header.hash = hash_before_last(header, nonce);
-  std::memcpy(out.data() + start, &header, sizeof header);
-}
-
-bool decode_payload(const RecordHeader& header, std::span<const char> payload, ResultRecord& record) {
-  ByteReader in(payload);
-  record.row = header.row;
-  record.sample = static_cast<std::int32_t>(header.sample);
-  record.samples = static_cast<std::int32_t>(header.samples);
-  const auto reason = in.get<std::uint8_t>();
-  in.get<std::uint8_t>();
-  record.finish_reason = static_cast<FinishReason>(reason);
-  record.top_k = in.get<std::uint16_t>();
-  record.prompt_tokens = in.get<std::int32_t>();
-  record.cached_tokens = in.get<std::int32_t>();
-  for (double* time : {&record.started_s, &record.first_token_s, &record.finished_s})
-    *time = in.get<double>();
-  std::uint32_t sizes[5];
-  for (std::uint32_t& size : sizes) size = in.get<std::uint32_t>();
-  record.error = in.get_text(sizes[0]);
-  record.text = in.get_text(sizes[1]);
-  record.tokens = in.get_array<TokenId>(sizes[2]);
-  record.logprobs = in.get_array<float>(sizes[3]);
-  record.top = in.get_array<TokenLogprob>(sizes[4]);
-  return in.ok() && in.at_end() && reason <= static_cast<std::uint8_t>(FinishReason::cancelled) &&
-         (record.logprobs.empty() || record.logprobs.size() == record.tokens.size()) &&
-         record.top.size() == record.tokens.size() * static_cast<std::size_t>(record.top_k);
 }
 
 JournalScan scan_journal(const FileHandle& file,

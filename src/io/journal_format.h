@@ -39,16 +39,23 @@ struct RecordHeader {
 };
 static_assert(sizeof(RecordHeader) == 40);
 
-enum class RecordKind : std::uint8_t { result = 1 };
+// A reader passes over kinds that it does not know, so adding one leaves the version as it is.
+enum class RecordKind : std::uint8_t { result = 1, progress = 2 };
 
 FileHeader make_file_header(std::uint64_t job, int rank);
 bool checks(const FileHeader& header);
 bool checks(const RecordHeader& header, std::uint64_t nonce);
 
-void encode_record(const ResultRecord& record, std::uint64_t nonce, std::vector<char>& out);  // appends
-// False when the bytes are not a payload; `record` is then unspecified.
-bool decode_payload(const RecordHeader& header, std::span<const char> payload, ResultRecord& record);
 bool payload_checks(const RecordHeader& header, std::span<const char> payload);
+// Fills in mark, length and hashes; kind, row, sample and samples are there.
+void seal(RecordHeader& header, std::span<const char> payload, std::uint64_t nonce);
+
+// journal_records.cpp
+void encode_record(const ResultRecord& record, std::uint64_t nonce, std::vector<char>& out);  // appends
+void encode_record(const ProgressRecord& record, std::uint64_t nonce, std::vector<char>& out);
+// False when the bytes are not a payload of that kind; `record` is then unspecified.
+bool decode_payload(const RecordHeader& header, std::span<const char> payload, ResultRecord& record);
+bool decode_payload(const RecordHeader& header, std::span<const char> payload, ProgressRecord& record);
 
 // One scanned file. `committed_end`: where the last record that checks ends.
 struct JournalScan {

@@ -3,104 +3,38 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <list>
-#include <mutex>
 #include <span>
+#include <unordered_map>
 
 #include "core/check.h"
+#include "io/checkpoint_pieces.h"
 #include "io/journal.h"
 #include "io/journal_format.h"
+#include "io/journal_source.h"
 
 namespace nightshift::io {
-namespace {
-
-constexpr std::size_t kOpenFiles = 64;  // journals kept open while records are read; a job may have thousands
-constexpr std::size_t kFirstRead = 4096;  // most records come with one read
-constexpr int kOffsetBits = 44;           // 16 TiB per journal, 1 M journals
-
-// 16 bytes: row, sample and samples in one ordered key; journal number and offset.
-struct Entry {
-  std::uint64_t key;       // row << 28 | sample << 14 | samples
-  std::uint64_t location;  // file << 44 | offset
-
-  PromptRow row() const { return key >> 28; }
-  std::int32_t sample() const { return static_cast<std::int32_t>(key >> 14 & 0x3fff); }
-  std::int32_t samples() const { return static_cast<std::int32_t>(key & 0x3fff); }
-  std::uint64_t identity() const { return key >> 14; }
-  std::uint64_t file() const { return location >> kOffsetBits; }
-  std::uint64_t offset() const { return location & ((std::uint64_t{1} << kOffsetBits) - 1); }
-};
-static_assert(sizeof(Entry) == 16);
-
-struct JournalFile {
-  std::string path;
-  std::uint64_t created_ns = 0, nonce = 0;
-};
-
-// Reads records at known places, a bounded number of files open at a time.
-class RecordSource {
- public:
-  explicit RecordSource(const std::vector<JournalFile>& files) : files_(files) {}
-
-  void read(const Entry& entry, ResultRecord& record) {
-    const JournalFile& journal = files_[entry.file()];
-    const FileHandle& file = open(entry.file());
-    bytes_.resize(kFirstRead);
-    bytes_.resize(file.read_at(entry.offset(), bytes_));
-    RecordHeader header{};
-    bool good = bytes_.size() >= sizeof header;
-    if (good) std::memcpy(&header, bytes_.data(), sizeof header);
-    good = good && checks(header, journal.nonce) && complete(file, entry, header);
-    const auto payload = std::span<const char>(bytes_).subspan(good ? sizeof header : bytes_.size());
-    if (!good || !payload_checks(header, payload.first(header.length)) ||
-        !decode_payload(header, payload.first(header.length), record)) {
-      throw Error(fmt::format("{}: the record of row {} at byte {} has changed since it was written",
-                              journal.path, entry.row(), entry.offset()),
-                  "the storage returns wrong data; start the job again to repeat the rows that are lost");
-    }
-  }
-
- private:
-  bool complete(const FileHandle& file, const Entry& entry, const RecordHeader& header) {
-    const std::size_t have = bytes_.size(), need = sizeof header + header.length;
-    if (have >= need) return true;
-    if (entry.offset() + need > file.size()) return false;
-    bytes_.resize(need);
-    return file.read_at(entry.offset() + have, std::span(bytes_).subspan(have)) == need - have;
-  }
-
-  const FileHandle& open(std::uint64_t index) {
-    auto it =
-        std::find_if(open_.begin(), open_.end(), [&](const auto& entry) { return entry.first == index; });
-    if (it == open_.end()) {
-      if (open_.size() == kOpenFiles) open_.pop_back();
-      open_.emplace_front(index, FileHandle(files_[index].path, O_RDONLY));
-    } else {
-      open_.splice(open_.begin(), open_, it);
-    }
-    return open_.front().second;
-  }
-
-  const std::vector<JournalFile>& files_;
-  std::list<std::pair<std::uint64_t, FileHandle>> open_;  // most recently used first
-  std::vector<char> bytes_;
-};
-
-}  // namespace
 
 struct JournalIndex::Impl {
   std::vector<JournalFile> files;  // in order of creation
-  std::vector<Entry> entries;      // ordered by (row, sample)
+  std::vector<Entry> entries;      // finished samples, ordered by (row, sample)
+  std::vector<Entry> pieces;       // of samples under way; emptied once they are in `checkpoints`
+  Checkpoints checkpoints;
   JournalHealth health;
   std::uint64_t committed_rows = 0;
 
   void scan(const std::string& path, std::uint64_t job) {
     const FileHandle file(path, O_RDONLY);
     const std::uint64_t number = files.size();
+    // A sample mostly ends in the file where it began, so that few are under way at any place of the file.
+    std::unordered_map<std::uint64_t, std::vector<Entry>> under_way;
     const auto keep = [&](const RecordHeader& h, std::uint64_t offset) {
-      if (h.kind != static_cast<std::uint8_t>(RecordKind::result)) return;
-      entries.push_back(
-          {h.row << 28 | std::uint64_t{h.sample} << 14 | h.samples, number << kOffsetBits | offset});
+      const Entry entry = Entry::of(h, number, offset);
+      if (h.kind == static_cast<std::uint8_t>(RecordKind::result)) {
+        entries.push_back(entry);
+        under_way.erase(entry.identity());
+      } else if (h.kind == static_cast<std::uint8_t>(RecordKind::progress)) {
+        under_way[entry.identity()].push_back(entry);
+      }
     };
     const JournalScan scan = scan_journal(file, keep);
     ++health.files;
@@ -111,10 +45,11 @@ struct JournalIndex::Impl {
                   "start with --restart to set the old journal aside, or choose another output");
     }
     files.push_back({path, scan.header.created_ns, scan.header.nonce});
+    for (const auto& [sample, places] : under_way) pieces.insert(pieces.end(), places.begin(), places.end());
   }
 
   // "First committed" must mean the same in every process: by the journals' time of creation, then by place.
-  void order_files() {
+  void order_entries() {
     std::vector<std::uint64_t> order(files.size()), rank(files.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::sort(order.begin(), order.end(), [&](std::uint64_t a, std::uint64_t b) {
@@ -126,7 +61,10 @@ struct JournalIndex::Impl {
       sorted.push_back(std::move(files[order[i]]));
     }
     files = std::move(sorted);
-    for (Entry& e : entries) e.location = rank[e.file()] << kOffsetBits | e.offset();
+    for (std::vector<Entry>* list : {&entries, &pieces}) {
+      for (Entry& e : *list) e = e.in_file(rank[e.file()]);
+      std::sort(list->begin(), list->end(), by_identity_and_place);
+    }
   }
 
   void drop_duplicates() {
@@ -145,6 +83,24 @@ struct JournalIndex::Impl {
     }
     entries.resize(kept);
     entries.shrink_to_fit();
+  }
+
+  // Of what is finished, no piece counts; of the rest, with the few files that they lie in.
+  void keep_pieces() {
+    const auto finished = [&](const Entry& piece) {
+      const auto less = [](const Entry& a, const Entry& b) { return a.identity() < b.identity(); };
+      return std::binary_search(entries.begin(), entries.end(), piece, less);
+    };
+    std::erase_if(pieces, finished);
+    auto kept = std::make_shared<Checkpoints::Pieces>();
+    std::unordered_map<std::uint64_t, std::uint64_t> numbers;
+    for (const Entry& piece : pieces) {
+      const auto [at, is_new] = numbers.try_emplace(piece.file(), kept->files.size());
+      if (is_new) kept->files.push_back(files[piece.file()]);
+      kept->entries.push_back(piece.in_file(at->second));
+    }
+    pieces = {};
+    checkpoints = Checkpoints(std::move(kept));
   }
 
   std::span<const Entry> of_row(PromptRow row) const {
@@ -173,11 +129,9 @@ JournalIndex::JournalIndex(const std::string& directory, std::uint64_t job)
     : impl_(std::make_unique<Impl>()) {
   for (const std::string& path : list_journals(directory)) impl_->scan(path, job);
   impl_->health.records = impl_->entries.size();
-  impl_->order_files();
-  std::sort(impl_->entries.begin(), impl_->entries.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.identity(), a.location) < std::pair(b.identity(), b.location);
-  });
+  impl_->order_entries();
   impl_->drop_duplicates();
+  impl_->keep_pieces();
   impl_->count_rows();
 }
 
@@ -206,6 +160,10 @@ std::uint64_t JournalIndex::committed_rows() const {
 
 const JournalHealth& JournalIndex::health() const {
   return impl_->health;
+}
+
+const Checkpoints& JournalIndex::checkpoints() const {
+  return impl_->checkpoints;
 }
 
 void JournalIndex::for_each_key(

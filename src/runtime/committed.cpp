@@ -10,6 +10,7 @@ Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std
                           const parallel::Communicator& ranks) {
   Committed done;
   nlohmann::json rest;
+  std::string checkpoints;
   if (ranks.rank() == 0) {
     const io::JournalIndex index(journal_dir, job);
     done.bits_.assign(rows / 8 + 1, '\0');
@@ -22,6 +23,7 @@ Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std
         done.bits_[row / 8] = static_cast<char>(done.bits_[row / 8] | 1 << (row % 8));
       }
     });
+    checkpoints = index.checkpoints().encode();
     rest = {{"partial", done.partial_}, {"samples", done.samples_}};
   }
   ranks.broadcast(done.bits_);
@@ -30,6 +32,8 @@ Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std
   rest = nlohmann::json::parse(text);
   rest.at("partial").get_to(done.partial_);
   rest.at("samples").get_to(done.samples_);
+  ranks.broadcast(checkpoints);
+  done.checkpoints_ = io::Checkpoints::decode(checkpoints);
   return done;
 }
 

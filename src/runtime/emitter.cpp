@@ -30,7 +30,22 @@ void Emitter::start(SequenceId id, const PreparedPrompt& prompt, std::int32_t sa
     active.stop = std::make_unique<StopSearch>(StopSearch{
         tokenizer::StreamDecoder(tokenizer_, true), tokenizer::StopMatcher(prompt.params.stop), {}});
   }
+  if (const io::ProgressRecord* begun = prompt.begun_of(sample)) take_up(active, *begun);
   active_.emplace(id, std::move(active));
+}
+
+void Emitter::take_up(Active& active, const io::ProgressRecord& begun) {
+  for (const TokenId token : begun.tokens) {
+    ++active.tokens;
+    if (active.stop) stops(active, token);
+  }
+  active.taken_up = active.journalled = active.tokens;
+  active.started_s = begun.started_s;
+  active.first_token_s = begun.first_token_s;
+  active.chosen_logprobs = begun.logprobs;
+  active.top_logprobs = begun.top;
+  ++counters_.taken_up_answers;
+  counters_.taken_up_tokens += begun.tokens.size();
 }
 
 void Emitter::planned(const BatchPlan& plan, double now) {
@@ -42,11 +57,13 @@ void Emitter::planned(const BatchPlan& plan, double now) {
 }
 
 void Emitter::clock(Active& active, double now) {
+  // The gap to a token of an earlier start is the pause between the two, which says nothing of this one.
+  const bool has_gap = active.tokens > active.taken_up;
   if (active.tokens++ == 0) {
     active.first_token_s = now;
     counters_.time_to_first_token.add(now);
     counters_.prompt_tokens += static_cast<std::uint64_t>(active.prompt_tokens);
-  } else {
+  } else if (has_gap) {
     counters_.inter_token.add(now - active.last_token_s);
   }
   active.last_token_s = now;
@@ -124,6 +141,33 @@ io::ResultRecord Emitter::record(Active& active, scheduler::Finished&& finished)
   return row;
 }
 
+void Emitter::checkpoint(const std::vector<scheduler::Progress>& progress) {
+  for (const scheduler::Progress& sequence : progress) {
+    Active& active = active_.at(sequence.id);
+    const auto first = static_cast<std::size_t>(active.journalled), end = sequence.output.size();
+    if (end == first) continue;
+    const auto part = [&](const auto& values, std::size_t width) {
+      const auto at = [&](std::size_t token) { return values.begin() + static_cast<std::ptrdiff_t>(token * width); };
+      return std::vector(at(first), at(end));
+    };
+    const std::size_t top_k = static_cast<std::size_t>(active.logprobs);
+    io::ProgressRecord piece;
+    piece.row = active.row;
+    piece.sample = active.sample;
+    piece.samples = active.samples;
+    piece.first = active.journalled;
+    piece.tokens = part(sequence.output, 1);
+    if (top_k > 0) piece.logprobs = part(active.chosen_logprobs, 1);
+    piece.top_k = static_cast<std::int32_t>(top_k);
+    piece.top = part(active.top_logprobs, top_k);
+    piece.started_s = active.started_s;
+    piece.first_token_s = active.first_token_s;
+    journal_.append(piece);
+    active.journalled = static_cast<std::int32_t>(end);
+    counters_.checkpoint_tokens += end - first;
+  }
+}
+
 void Emitter::finish(std::vector<scheduler::Finished>&& finished, double now) {
   for (scheduler::Finished& done : finished) {
     const auto it = active_.find(done.id);
@@ -131,7 +175,7 @@ void Emitter::finish(std::vector<scheduler::Finished>&& finished, double now) {
     Active& active = it->second;
     counters_.cached_tokens += static_cast<std::uint64_t>(done.cached_tokens);
     counters_.end_to_end.add(now);
-    if (active.tokens > 1) {
+    if (active.tokens > 1 && active.taken_up == 0) {
       counters_.time_per_output_token.add((active.last_token_s - active.first_token_s) / (active.tokens - 1));
     }
     ++(active.broken ? counters_.prompts_failed : counters_.prompts_done);

@@ -6,7 +6,7 @@
 namespace nightshift::runtime {
 
 bool Engine::run() {
-  const double start = replica_.now();
+  const double start = last_checkpoint_ = replica_.now();
   bool going = true;
   for (bool end = false; !end;) {
     const double now = replica_.now();
@@ -19,6 +19,7 @@ bool Engine::run() {
     // A leader without work is silent: its followers wait for its next word.
     if (ran || end || !orders.admitted.empty()) replica_.send(orders);
     emit(std::move(finished), now);
+    if (!going || (checkpoint_seconds_ > 0 && now - last_checkpoint_ >= checkpoint_seconds_)) checkpoint();
     if (!end) result_ = step();
   }
   counters_.host_seconds = replica_.now() - start - counters_.compute_seconds - counters_.idle_seconds;
@@ -62,6 +63,7 @@ void Engine::enqueue(const PreparedPrompt& prompt, Orders& orders) {
     request.params = prompt.params;
     request.random_key =
         model::random_key(job_seed_, own_seed, prompt.id_key, static_cast<std::uint64_t>(sample));
+    if (const io::ProgressRecord* begun = prompt.begun_of(sample)) request.output = begun->tokens;
     const SequenceId id = request.id;
     if (replica_.has_followers()) orders.admitted.push_back(request);
     if (const auto refused = scheduler_.add(std::move(request))) {
@@ -76,6 +78,16 @@ void Engine::emit(std::vector<scheduler::Finished>&& finished, double now) {
   if (finished.empty()) return;
   const TraceScope scope(replica_.trace(), "emit");
   emitter_.finish(std::move(finished), now);
+}
+
+// No wait for the disk: the journal commits within a second, and is flushed before a stopped engine's rank
+// leaves.
+void Engine::checkpoint() {
+  const TraceScope scope(replica_.trace(), "checkpoint");
+  const double before = last_checkpoint_ = replica_.now();
+  emitter_.checkpoint(scheduler_.progress());
+  counters_.checkpoint_seconds += replica_.now() - before;
+  ++counters_.checkpoints;
 }
 
 // The next one, or a moment's wait for prompts where nothing can run.

@@ -17,10 +17,11 @@ namespace nightshift::runtime {
 
 class Engine {
  public:
-  // `tick` is called between steps (progress, signals) and returns false when the engine must stop early. All
-  // references must outlive the engine.
+  // Every `checkpoint_seconds` (0: never) and when it stops early, the engine journals how far its answers
+  // have come. `tick` is called between steps (progress, signals) and returns false when the engine must stop
+  // early. All references must outlive the engine.
   Engine(Intake& intake, Replica& replica, Emitter& emitter, const ModelShape& shape, std::uint64_t job_seed,
-         std::function<bool()> tick)
+         double checkpoint_seconds, std::function<bool()> tick)
       : intake_(intake),
         replica_(replica),
         scheduler_(replica.scheduler()),
@@ -28,6 +29,7 @@ class Engine {
         counters_(replica.counters()),
         shape_(shape),
         job_seed_(job_seed),
+        checkpoint_seconds_(checkpoint_seconds),
         tick_(std::move(tick)) {}
 
   // Until the queue is empty and everything taken has been journalled (true), or tick() said stop (false).
@@ -37,6 +39,7 @@ class Engine {
   std::vector<scheduler::Finished> commit(Orders& orders, double now);
   void admit(Orders& orders);
   void enqueue(const PreparedPrompt& prompt, Orders& orders);
+  void checkpoint();
   void emit(std::vector<scheduler::Finished>&& finished, double now);
   std::optional<StepResult> step();
   void wait();
@@ -49,6 +52,8 @@ class Engine {
   RunCounters& counters_;
   ModelShape shape_;
   std::uint64_t job_seed_;
+  double checkpoint_seconds_;
+  double last_checkpoint_ = 0.0;  // the replica's clock
   std::function<bool()> tick_;
   std::optional<StepResult> result_;  // of the step not yet committed
   SequenceId next_id_ = 1;

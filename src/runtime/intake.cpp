@@ -86,6 +86,27 @@ PreparedPrompt Preparer::prepare(io::Prompt&& prompt) const {
   return out;
 }
 
+const io::ProgressRecord* PreparedPrompt::begun_of(std::int32_t sample) const {
+  const auto found =
+      std::find_if(begun.begin(), begun.end(), [&](const auto& record) { return record.sample == sample; });
+  return found == begun.end() ? nullptr : &*found;
+}
+
+// The journal is of the same job, so everything fits, unless storage has played tricks that no checksum
+// finds: then beginning anew is right, and failing would be for good.
+void Preparer::take_up(PreparedPrompt& prompt, std::vector<io::ProgressRecord>&& begun) const {
+  const SamplingParams& params = prompt.params;
+  const auto is_token = [&](TokenId t) { return t >= 0 && t < vocab_; };
+  const auto fits = [&](const io::ProgressRecord& r) {
+    return std::find(prompt.samples.begin(), prompt.samples.end(), r.sample) != prompt.samples.end() &&
+           static_cast<std::int64_t>(r.tokens.size()) < params.max_tokens && r.top_k == params.logprobs &&
+           r.logprobs.empty() == (params.logprobs == 0) &&
+           std::all_of(r.tokens.begin(), r.tokens.end(), is_token);
+  };
+  std::erase_if(begun, [&](const io::ProgressRecord& r) { return !fits(r); });
+  prompt.begun = std::move(begun);
+}
+
 WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communicator& leaders) {
   WorkPlan plan;
   plan.replicas = leaders.size();
@@ -216,6 +237,7 @@ void Intake::prepare_unit(const parallel::Unit& unit) {
       if (samples.empty()) continue;
       prepared.push_back(preparer_.prepare(std::move(prompt)));
       prepared.back().samples = std::move(samples);
+      preparer_.take_up(prepared.back(), committed_.checkpoints().read(prepared.back().row));
     }
     done += count;
     const std::lock_guard lock(mutex_);

@@ -25,7 +25,10 @@ struct PreparedPrompt {
   std::vector<TokenId> tokens;
   SamplingParams params;
   std::vector<std::int32_t> samples;  // which of 0 .. n-1 are still to do
+  std::vector<io::ProgressRecord> begun;  // of these, what earlier starts have generated
   std::string error;  // reason of a row that cannot run; samples then counts the rows it fills
+
+  const io::ProgressRecord* begun_of(std::int32_t sample) const;  // null: begins at its first token
 };
 
 // Text or messages to tokens, or the reason why not. Const and free of state: any thread.
@@ -35,6 +38,8 @@ class Preparer {
       : tokenizer_(tokenizer), chat_(chat), vocab_(vocab) {}
 
   PreparedPrompt prepare(io::Prompt&& prompt) const;
+  // Keeps of what earlier starts have generated what this prompt's samples can go on from.
+  void take_up(PreparedPrompt& prompt, std::vector<io::ProgressRecord>&& begun) const;
 
  private:
   std::vector<TokenId> encode(const io::Prompt& prompt) const;

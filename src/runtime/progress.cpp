@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kPeriod = 0.5;       // seconds between updates
 constexpr double kRateWindow = 20.0;  // seconds the shown rate and the ETA look back
-enum Counter { done, failed, running, prompt_tokens, output_tokens, kCounters };
+enum Counter { done, failed, running, prompt_tokens, output_tokens, taken_up_tokens, kCounters };
 
 }  // namespace
 
@@ -39,6 +39,7 @@ void Progress::tick(const RunCounters& counters, std::size_t active, bool force)
   mine[running] = static_cast<std::int64_t>(active);
   mine[prompt_tokens] = static_cast<std::int64_t>(counters.prompt_tokens);
   mine[output_tokens] = static_cast<std::int64_t>(counters.output_tokens);
+  mine[taken_up_tokens] = static_cast<std::int64_t>(counters.taken_up_tokens);
   board_.publish(mine);
   if (leaders_.rank() == 0) write(at);
 }
@@ -84,6 +85,7 @@ void Progress::write(double at) {
   status_.running = total(running);
   status_.prompt_tokens = total(prompt_tokens);
   status_.output_tokens = total(output_tokens);
+  status_.taken_up_tokens = total(taken_up_tokens);
   status_.samples_total = std::max(status_.samples_total, status_.done);
   status_.elapsed_seconds = at;
   measure_rate(status_, at);

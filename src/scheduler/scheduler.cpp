@@ -78,6 +78,7 @@ std::optional<std::string> Scheduler::add(Request&& request) {
                                                                       std::numeric_limits<int>::max())));
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
+  if (!request.output.empty()) sequence.reached = sequence.known() - 1;  // all but the last token's, once
   by_id_.emplace(sequence.id, &sequence);
   waiting_.push_back(&sequence);
   return std::nullopt;

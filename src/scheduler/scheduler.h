@@ -61,7 +61,7 @@ struct Finished {
   int prompt_tokens = 0;
   int cached_tokens = 0;          // of the prompt, found in the prefix cache on first admission
   int preemptions = 0;            // how often it lost its KV blocks
-  std::int64_t recomputed = 0;    // tokens computed again because of that
+  std::int64_t recomputed = 0;    // tokens computed again because of that, or of a checkpoint taken up
   std::uint64_t first_step = 0;   // that computed any of it; meaningless if it never ran
   std::uint64_t first_token = 0;  // step that sampled its first token; meaningless without output
 };

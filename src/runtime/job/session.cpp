@@ -43,6 +43,11 @@ void visit(T& c, Visitor&& v, RunCounters*) {
   v("prefill_tokens", c.prefill_tokens);
   v("recomputed_tokens", c.recomputed_tokens);
   v("preemptions", c.preemptions);
+  v("taken_up_answers", c.taken_up_answers);
+  v("taken_up_tokens", c.taken_up_tokens);
+  v("checkpoints", c.checkpoints);
+  v("checkpoint_tokens", c.checkpoint_tokens);
+  v("checkpoint_seconds", c.checkpoint_seconds);
   v("compute_seconds", c.compute_seconds);
   v("host_seconds", c.host_seconds);
   v("idle_seconds", c.idle_seconds);
@@ -113,6 +118,7 @@ void visit(T& s, Visitor&& v, Status*) {
   v("running", s.running);
   v("prompt_tokens", s.prompt_tokens);
   v("output_tokens", s.output_tokens);
+  v("taken_up_tokens", s.taken_up_tokens);
   v("tokens_per_second", s.tokens_per_second);
   v("eta_seconds", s.eta_seconds);
   v("elapsed_seconds", s.elapsed_seconds);
@@ -192,7 +198,12 @@ template <class T>
 T fields_from_json(const json& in) {
   T value;
   visit(
-      value, [&](const char* name, auto& field) { restore(in.at(name), field); }, static_cast<T*>(nullptr));
+      value,
+      [&](const char* name, auto& field) {
+        // A start of an older program lacks what that did not count.
+        if (const auto found = in.find(name); found != in.end()) restore(*found, field);
+      },
+      static_cast<T*>(nullptr));
   return value;
 }
 

@@ -72,6 +72,11 @@ struct RunCounters {
   std::uint64_t prefill_tokens = 0;  // computed, recomputation included
   std::uint64_t recomputed_tokens = 0;
   std::uint64_t preemptions = 0;
+  std::uint64_t taken_up_answers = 0;  // continued where an earlier start left them
+  std::uint64_t taken_up_tokens = 0;   // theirs, of earlier starts: not in output_tokens
+  std::uint64_t checkpoints = 0;       // times that running answers were journalled
+  std::uint64_t checkpoint_tokens = 0;
+  double checkpoint_seconds = 0.0;  // of host_seconds
   double compute_seconds = 0.0;  // in the model call
   double host_seconds = 0.0;     // claim, admit, plan, commit, emit: everything between model calls
   double idle_seconds = 0.0;     // nothing to run: start of the job, waiting for the slowest rank
@@ -147,6 +152,7 @@ struct Status {
   std::uint64_t running = 0;
   std::uint64_t prompt_tokens = 0;  // this start
   std::uint64_t output_tokens = 0;
+  std::uint64_t taken_up_tokens = 0;  // of answers that this start continues: generated before
   double tokens_per_second = 0.0;  // prompt and output tokens, over the last seconds
   double eta_seconds = -1.0;       // < 0: not known yet
   double elapsed_seconds = 0.0;    // this start
