@@ -175,7 +175,8 @@ class Stopper {
                                     ::sigabbrev_np(signal)));
       ::kill(launcher_, SIGUSR1);
     } else if (requests_ == 2) {
-      terminal_.message("stopping at once: finished answers are safe, running ones will start again");
+      terminal_.message(
+          "stopping at once: what is saved is safe, running answers go on from their last checkpoint");
       ::kill(launcher_, SIGTERM);
       kill_at_ = Clock::now() + kKillAfter;
     } else {

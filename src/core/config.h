@@ -55,10 +55,10 @@ struct Job {
   SamplingParams sampling;
 
   struct {
-    std::string device = "auto";     // auto | cpu | cuda
-    Auto<std::int64_t> threads;      // per rank
-    std::string numerics = "auto";   // auto | strict | fast
-    std::string kernels = "auto";    // auto | portable | avx512_bf16: one set for all ranks
+    std::string device = "auto";    // auto | cpu | cuda
+    Auto<std::int64_t> threads;     // per rank
+    std::string numerics = "auto";  // auto | strict | fast
+    std::string kernels = "auto";   // auto | portable | avx512_bf16: one set for all ranks
     double checkpoint_seconds = 30;
     double stop_before_end_seconds = 120;
     std::filesystem::path trace;  // .json; empty: none

@@ -27,10 +27,11 @@ bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, 
   Intake intake(prompts_, preparer, committed_, plan_, queue_, ahead);
   io::ResultJournal journal(session_.dir().string(), journal_number, start_.fingerprint);
   Emitter emitter(tokenizer_, journal, replica.counters());
-  Engine engine(intake, replica, emitter, shape, start_.job.sampling.seed, start_.job.run.checkpoint_seconds, [&] {
-    progress_.tick(replica.counters(), emitter.active());
-    return going();
-  });
+  Engine engine(intake, replica, emitter, shape, start_.job.sampling.seed, start_.job.run.checkpoint_seconds,
+                [&] {
+                  progress_.tick(replica.counters(), emitter.active());
+                  return going();
+                });
   const bool complete = engine.run();
   journal.close();
   return complete;

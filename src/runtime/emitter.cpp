@@ -147,7 +147,9 @@ void Emitter::checkpoint(const std::vector<scheduler::Progress>& progress) {
     const auto first = static_cast<std::size_t>(active.journalled), end = sequence.output.size();
     if (end == first) continue;
     const auto part = [&](const auto& values, std::size_t width) {
-      const auto at = [&](std::size_t token) { return values.begin() + static_cast<std::ptrdiff_t>(token * width); };
+      const auto at = [&](std::size_t token) {
+        return values.begin() + static_cast<std::ptrdiff_t>(token * width);
+      };
       return std::vector(at(first), at(end));
     };
     const std::size_t top_k = static_cast<std::size_t>(active.logprobs);

@@ -24,7 +24,7 @@ struct PreparedPrompt {
   std::uint64_t id_key = 0;  // of the prompt's id: keys its random numbers
   std::vector<TokenId> tokens;
   SamplingParams params;
-  std::vector<std::int32_t> samples;  // which of 0 .. n-1 are still to do
+  std::vector<std::int32_t> samples;      // which of 0 .. n-1 are still to do
   std::vector<io::ProgressRecord> begun;  // of these, what earlier starts have generated
   std::string error;  // reason of a row that cannot run; samples then counts the rows it fills
 

@@ -58,6 +58,7 @@ class Rank {
         world_(world),
         threads_(threads),
         start_(share_start(session, world)),
+        stop_time_(start_.seconds_left, start_.job.run.stop_before_end_seconds),
         files_(model::open_model_files(start_.job.model.path)),
         mesh_(world, legal_degrees(start_.job, files_.config.shape)),
         leaders_(world.split(mesh_.leads() ? 0 : 1, world.rank())),
@@ -163,10 +164,16 @@ class Rank {
         mesh_.replica(), scheduler, executor, counters_, [&] { return job_age + seconds_since(begin_); },
         trace);
     if (desk_) {
-      return desk_->serve(replica, files_.config.shape, world_.rank(), [] { return !StopSignal::asked(); });
+      return desk_->serve(replica, files_.config.shape, world_.rank(), [this] { return going(); });
     }
     Follower(replica).run();
     return true;
+  }
+
+  bool going() {
+    if (StopSignal::asked()) stopped_by_ = StopSignal::name();
+    if (stopped_by_.empty() && stop_time_.reached()) stopped_by_ = "end of the allocation";
+    return stopped_by_.empty();
   }
 
   void wait_for_the_others() {
@@ -204,7 +211,7 @@ class Rank {
     run.reduction_shards = kReductionShards;
     run.kernel_set = model_->kernels();
     run.numerics = "strict";
-    write_record(session_, world_, counters_, desk_ ? StopSignal::name() : "", std::move(run));
+    write_record(session_, world_, counters_, stopped_by_, std::move(run));
   }
 
   const Session& session_;
@@ -215,6 +222,8 @@ class Rank {
   RunCounters counters_;
   StopSignal signals_;
   Start start_;
+  StopTime stop_time_;
+  std::string stopped_by_;  // what ended this leader's work early
   model::ModelFiles files_;
   parallel::DeviceMesh mesh_;
   parallel::Communicator leaders_;  // of the replicas; the followers have one of their own, without use

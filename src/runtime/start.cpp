@@ -1,12 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/start.h"
 
+#include <chrono>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
 #include "io/io.h"
 
 namespace nightshift::runtime {
+namespace {
+
+// Unix seconds; Slurm tells it to whatever it starts.
+std::optional<std::int64_t> end_of_allocation() {
+  const char* text = std::getenv("SLURM_JOB_END_TIME");
+  char* end = nullptr;
+  const std::int64_t time = text == nullptr ? 0 : std::strtoll(text, &end, 10);
+  if (time <= 0 || *end != '\0') return std::nullopt;
+  return time;
+}
+
+nlohmann::json seconds_left() {
+  const auto end = end_of_allocation();
+  if (!end) return nullptr;
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<double>(*end) - now.count();
+}
+
+}  // namespace
 
 Start share_start(const Session& session, const parallel::Communicator& world) {
   std::string text;
@@ -19,13 +40,16 @@ Start share_start(const Session& session, const parallel::Communicator& world) {
     text = nlohmann::json{{"job", job_to_json(session.read_job())},
                           {"number", runs.empty() ? 1 : runs.back().number + 1},
                           {"started", session.started_unix()},
-                          {"fingerprint", manifest->fingerprint()}}
+                          {"fingerprint", manifest->fingerprint()},
+                          {"seconds_left", seconds_left()}}
                .dump();
   }
   world.broadcast(text);
   const auto shared = nlohmann::json::parse(text);
-  return {job_from_json(shared.at("job").get<std::string>()), shared.at("number"), shared.at("started"),
-          shared.at("fingerprint")};
+  Start start{job_from_json(shared.at("job").get<std::string>()), shared.at("number"), shared.at("started"),
+              shared.at("fingerprint"), std::nullopt};
+  if (const auto& left = shared.at("seconds_left"); !left.is_null()) start.seconds_left = left.get<double>();
+  return start;
 }
 
 }  // namespace nightshift::runtime

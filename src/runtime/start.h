@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/config.h"
 #include "parallel/parallel.h"
@@ -15,6 +16,7 @@ struct Start {
   int number = 1;             // of this start
   std::int64_t job_unix = 0;  // the job's first start, seconds since 1970
   std::uint64_t fingerprint = 0;
+  std::optional<double> seconds_left;  // of the allocation, by rank 0's clock; none: no end is known
 };
 Start share_start(const Session& session, const parallel::Communicator& world);  // collective
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/stop_signal.h"
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 
@@ -43,6 +44,14 @@ const char* StopSignal::name() {
     default:
       return "";
   }
+}
+
+StopTime::StopTime(std::optional<double> seconds_left, double margin) {
+  if (!seconds_left) return;
+  const double left = std::clamp(*seconds_left, 0.0, 1e9);
+  const std::chrono::duration<double> until(left - std::min(margin, left / 2));
+  at_ = std::chrono::steady_clock::now() +
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(until);
 }
 
 }  // namespace nightshift::runtime

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
+#include <optional>
+
 namespace nightshift::runtime {
 
 // While it lives, SIGINT, SIGTERM and SIGUSR1 ask for a clean stop instead of ending the process. One per
@@ -14,6 +17,19 @@ class StopSignal {
 
   static bool asked();
   static const char* name();  // "SIGTERM", or "" when none came
+};
+
+// When a job must stop so that it leaves before its allocation ends. Counted from one clock's word on, so
+// that hosts whose clocks differ stop together.
+class StopTime {
+ public:
+  // `seconds_left`: of the allocation, from now on; none: it never ends. `margin`: seconds before its end,
+  // but no more than half of what is left, so that every start of a chain of short allocations gets on.
+  StopTime(std::optional<double> seconds_left, double margin);
+  bool reached() const { return at_ && std::chrono::steady_clock::now() >= *at_; }
+
+ private:
+  std::optional<std::chrono::steady_clock::time_point> at_;
 };
 
 }  // namespace nightshift::runtime

@@ -121,7 +121,8 @@ inline constexpr ModelShape kShape{1, 8, 8, 1, 1, 8, 384, true};
 // The engine over the prompts of `work`, as the leader of `ranks`; collective over `leaders`.
 inline bool lead(const Workplace& work, const parallel::Communicator& leaders,
                  const parallel::Communicator& ranks, scheduler::Executor& executor,
-                 const scheduler::Options& options, RunCounters& counters, std::function<bool()> tick) {
+                 const scheduler::Options& options, RunCounters& counters, std::function<bool()> tick,
+                 double checkpoint_seconds = 0) {
   SamplingParams defaults;
   defaults.max_tokens = 20;
   const io::PromptReader prompts(work.prompts(), defaults);
@@ -137,7 +138,7 @@ inline bool lead(const Workplace& work, const parallel::Communicator& leaders,
   Emitter emitter(tokenizer, journal, counters);
   double now = 0;
   Replica replica(ranks, scheduler, executor, counters, [&now] { return now += 0.001; });
-  Engine engine(intake, replica, emitter, kShape, 0, std::move(tick));
+  Engine engine(intake, replica, emitter, kShape, 0, checkpoint_seconds, std::move(tick));
   const bool complete = engine.run();
   journal.close();
   return complete;

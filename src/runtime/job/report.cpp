@@ -110,6 +110,13 @@ std::string engine_part(const json& s) {
   text += row("computed tokens", fmt::format("prefill {}, decode {}; {} of them again after {} preemptions",
                                              count(e.at("prefill_tokens")), count(e.at("decode_tokens")),
                                              count(e.at("recomputed_tokens")), count(e.at("preemptions"))));
+  if (e.at("taken_up_answers") != 0)
+    text += row("taken up", fmt::format("{} answers of earlier starts behind {} tokens",
+                                        count(e.at("taken_up_answers")), count(e.at("taken_up_tokens"))));
+  if (e.at("checkpoint_tokens") != 0)
+    text += row("checkpoints",
+                fmt::format("{}: {} tokens in {}", count(e.at("checkpoints")),
+                            count(e.at("checkpoint_tokens")), short_time(e.at("checkpoint_seconds"))));
   text += row("KV cache", fmt::format("{} used at most", percent(e.at("kv_high_water"))));
   text += row("memory", format_bytes(e.at("resident_bytes_per_rank")) + " per rank");
   const json& j = s.at("journal");

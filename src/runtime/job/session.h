@@ -77,15 +77,15 @@ struct RunCounters {
   std::uint64_t checkpoints = 0;       // times that running answers were journalled
   std::uint64_t checkpoint_tokens = 0;
   double checkpoint_seconds = 0.0;  // of host_seconds
-  double compute_seconds = 0.0;  // in the model call
-  double host_seconds = 0.0;     // claim, admit, plan, commit, emit: everything between model calls
-  double idle_seconds = 0.0;     // nothing to run: start of the job, waiting for the slowest rank
-  double load_seconds = 0.0;     // reading and packing the weights, waiting for others of the host included
-  double model_flops = 0.0;      // useful: recomputation excluded
-  double hardware_flops = 0.0;   // recomputation included
-  double memory_bytes = 0.0;     // weights and KV read and written, by formula
-  double peak_flops = 0.0;       // measured at start, of the threads in use
-  double peak_bandwidth = 0.0;   // bytes/s, measured at start
+  double compute_seconds = 0.0;     // in the model call
+  double host_seconds = 0.0;        // claim, admit, plan, commit, emit: everything between model calls
+  double idle_seconds = 0.0;        // nothing to run: start of the job, waiting for the slowest rank
+  double load_seconds = 0.0;    // reading and packing the weights, waiting for others of the host included
+  double model_flops = 0.0;     // useful: recomputation excluded
+  double hardware_flops = 0.0;  // recomputation included
+  double memory_bytes = 0.0;    // weights and KV read and written, by formula
+  double peak_flops = 0.0;      // measured at start, of the threads in use
+  double peak_bandwidth = 0.0;  // bytes/s, measured at start
   std::uint64_t kv_blocks = 0;
   std::uint64_t kv_blocks_high_water = 0;
   std::uint64_t resident_bytes = 0;  // of the process, at the end
@@ -153,9 +153,9 @@ struct Status {
   std::uint64_t prompt_tokens = 0;  // this start
   std::uint64_t output_tokens = 0;
   std::uint64_t taken_up_tokens = 0;  // of answers that this start continues: generated before
-  double tokens_per_second = 0.0;  // prompt and output tokens, over the last seconds
-  double eta_seconds = -1.0;       // < 0: not known yet
-  double elapsed_seconds = 0.0;    // this start
+  double tokens_per_second = 0.0;     // prompt and output tokens, over the last seconds
+  double eta_seconds = -1.0;          // < 0: not known yet
+  double elapsed_seconds = 0.0;       // this start
   int ranks = 0;
   int restarts = 0;
   std::string host;  // of rank 0

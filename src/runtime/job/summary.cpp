@@ -81,6 +81,11 @@ json engine(const RunTotals& t) {
           {"decode_tokens", t.counters.decode_tokens},
           {"recomputed_tokens", t.counters.recomputed_tokens},
           {"preemptions", t.counters.preemptions},
+          {"taken_up_answers", t.counters.taken_up_answers},
+          {"taken_up_tokens", t.counters.taken_up_tokens},
+          {"checkpoints", t.counters.checkpoints},
+          {"checkpoint_tokens", t.counters.checkpoint_tokens},
+          {"checkpoint_seconds", t.counters.checkpoint_seconds},
           {"kv_high_water", t.kv_high_water},
           {"resident_bytes_per_rank", t.resident_per_rank}};
 }
