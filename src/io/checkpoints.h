@@ -31,8 +31,6 @@ struct ProgressRecord {
   std::vector<TokenLogprob> top;  // [tokens, top_k] row-major
   double started_s = 0.0;
   double first_token_s = 0.0;
-
-  bool operator==(const ProgressRecord&) const = default;
 };
 
 // Where the pieces of all answers under way lie. 16 bytes per piece, cheap to copy, for any thread.

@@ -5,7 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "model/random.h"
+#include "runtime/stop_signal.h"
 #include "runtime/support.h"
 
 namespace nightshift::runtime {
@@ -16,11 +19,12 @@ class EngineTest : public ::testing::Test {
   void write_prompts(const std::vector<std::string>& bodies) { work_.write_prompts(bodies); }
   std::vector<io::ResultRecord> records() const { return work_.records(); }
   bool run(
-      AlphabetExecutor& executor, int max_context = 512, std::function<bool()> tick = [] { return true; }) {
+      AlphabetExecutor& executor, int max_context = 512, std::function<bool()> tick = [] { return true; },
+      double checkpoint_seconds = 0) {
     counters_ = RunCounters();
     scheduler::Options options = small_options();
     options.max_context = max_context;
-    return lead(work_, world_, world_, executor, options, counters_, std::move(tick));
+    return lead(work_, world_, world_, executor, options, counters_, std::move(tick), checkpoint_seconds);
   }
 
   parallel::Communicator world_ = parallel::Communicator::world();
@@ -164,6 +168,115 @@ TEST_F(EngineTest, AStoppedJobContinuesWhereItWas) {
   EXPECT_EQ(records().size(), 80u);
   EXPECT_EQ(counters_.prompts_done, 80u - before);  // nothing was done twice
   EXPECT_EQ(io::JournalIndex(work_.journal(), 7).health().duplicates, 0u);
+}
+
+// Whatever an answer's end depends on: stop strings that lie across a stop, least and most tokens,
+// log-probabilities, several samples.
+const std::vector<std::string> kAllKinds = {
+    R"({"prompt":"x","stop":["GHI"]})", R"({"prompt":"x","stop":["B","NO"],"min_tokens":10})",
+    R"({"prompt":"x","max_tokens":7})", R"({"prompt":"x","n":3,"logprobs":2})",
+    R"({"prompt":"x","stop":["RSZ"]})", R"({"prompt":"x","stop_token_ids":[77],"min_tokens":3})",
+};
+
+void expect_same_answers(const std::vector<io::ResultRecord>& expected,
+                         const std::vector<io::ResultRecord>& actual) {
+  ASSERT_EQ(expected.size(), actual.size());
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    EXPECT_TRUE(expected[i].same_answer(actual[i]))
+        << "row " << expected[i].row << ": " << expected[i].text << " / " << actual[i].text;
+}
+
+TEST_F(EngineTest, AStopInMidSequenceLosesNoToken) {
+  write_prompts(kAllKinds);
+  AlphabetExecutor executor(18);
+  EXPECT_TRUE(run(executor));
+  const auto calm = records();
+  const std::uint64_t tokens = counters_.output_tokens;
+  for (const int patience : {5, 11, 17}) {
+    std::filesystem::remove_all(work_.journal());
+    std::filesystem::create_directories(work_.journal());
+    std::uint64_t generated = 0, taken_up = 0, saved = 0;
+    bool complete = false;
+    for (int starts = 0; !complete && starts < 100; ++starts) {
+      int ticks = 0;
+      complete = run(executor, 512, [&] { return counters_.output_tokens == 0 || ++ticks < patience; });
+      generated += counters_.output_tokens;
+      taken_up += counters_.taken_up_tokens;
+      saved += counters_.checkpoint_tokens;
+    }
+    EXPECT_TRUE(complete);
+    expect_same_answers(calm, records());
+    EXPECT_EQ(generated, tokens);  // none twice
+    EXPECT_GT(taken_up, 0u);
+    EXPECT_LE(saved, tokens);  // none journalled twice
+  }
+}
+
+TEST_F(EngineTest, ACrashLosesNoMoreThanTheLastCheckpointLacks) {
+  write_prompts(kAllKinds);
+  AlphabetExecutor executor(18);
+  EXPECT_TRUE(run(executor));
+  const auto calm = records();
+  const std::uint64_t tokens = counters_.output_tokens;
+  std::filesystem::remove_all(work_.journal());
+  std::filesystem::create_directories(work_.journal());
+  const auto crash = [&]() -> bool {
+    if (counters_.output_tokens >= 30) throw Error("crash");
+    return true;
+  };
+  EXPECT_THROW(run(executor, 512, crash), Error);
+  EXPECT_EQ(counters_.checkpoints, 0u) << "none asked for";
+  EXPECT_TRUE(io::JournalIndex(work_.journal(), 7).checkpoints().size() == 0);
+
+  EXPECT_THROW(run(executor, 512, crash, 0.02), Error);
+  EXPECT_GT(counters_.checkpoints, 1u);
+  const std::uint64_t saved = counters_.checkpoint_tokens;
+  EXPECT_TRUE(run(executor));
+  expect_same_answers(calm, records());
+  EXPECT_GT(counters_.taken_up_tokens, 0u);
+  EXPECT_LE(counters_.taken_up_tokens, saved);
+  EXPECT_LT(counters_.output_tokens, tokens);
+}
+
+// Checksums cannot tell what another program has written; a row must not fail for good because of it.
+TEST_F(EngineTest, WhatDoesNotFitIsNotTakenUp) {
+  write_prompts(std::vector<std::string>(4, R"({"prompt":"x","max_tokens":8})"));
+  {
+    io::ResultJournal journal(work_.journal(), 0, 7);
+    io::ProgressRecord piece;
+    piece.tokens = std::vector<TokenId>(8, 65);  // as many as there may be
+    journal.append(piece);
+    piece.row = 1;
+    piece.tokens = {65, 1 << 20};  // no token of this model
+    journal.append(piece);
+    piece.row = 2;
+    piece.tokens = {65};
+    piece.logprobs = {-0.5F};  // nobody asked for them
+    journal.append(piece);
+    piece.row = 3;
+    piece.logprobs.clear();
+    journal.append(piece);  // fits
+    journal.close();
+  }
+  AlphabetExecutor executor(5);
+  EXPECT_TRUE(run(executor));
+  const auto rows = records();
+  ASSERT_EQ(rows.size(), 4u);
+  for (const auto& row : rows) EXPECT_EQ(row.text, "ABCDE");
+  EXPECT_EQ(counters_.taken_up_answers, 1u);
+  EXPECT_EQ(counters_.taken_up_tokens, 1u);
+}
+
+TEST(StopTimeTest, LeavesTheMarginButNeverMoreThanHalfOfWhatIsLeft) {
+  EXPECT_FALSE(StopTime(std::nullopt, 120).reached());
+  EXPECT_FALSE(StopTime(1000.0, 120).reached());
+  EXPECT_FALSE(StopTime(100.0, 120).reached());
+  EXPECT_TRUE(StopTime(-5.0, 120).reached());
+  EXPECT_TRUE(StopTime(0.0, 0).reached());
+  const StopTime soon(0.2, 0.15);
+  EXPECT_FALSE(soon.reached());
+  std::this_thread::sleep_for(std::chrono::milliseconds(110));
+  EXPECT_TRUE(soon.reached());
 }
 
 TEST_F(EngineTest, AnEmptyInputIsDoneAtOnce) {

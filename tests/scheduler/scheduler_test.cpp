@@ -336,6 +336,7 @@ TEST(Scheduler, TakesUpACheckpoint) {
   const auto finished = scheduler.commit(answer(scheduler.plan()));
   ASSERT_EQ(finished.size(), 1U);
   EXPECT_EQ(finished[0].output, (std::vector<TokenId>{7, 8, 9, 7, 7}));
+  EXPECT_EQ(finished[0].recomputed, 6) << "prompt and answer so far, but for the last token";
 }
 
 TEST(Scheduler, AsksForMoreBeforeItRunsDry) {

@@ -198,12 +198,7 @@ template <class T>
 T fields_from_json(const json& in) {
   T value;
   visit(
-      value,
-      [&](const char* name, auto& field) {
-        // A start of an older program lacks what that did not count.
-        if (const auto found = in.find(name); found != in.end()) restore(*found, field);
-      },
-      static_cast<T*>(nullptr));
+      value, [&](const char* name, auto& field) { restore(in.at(name), field); }, static_cast<T*>(nullptr));
   return value;
 }
 
