@@ -83,7 +83,7 @@ void add_all(Front& front) {
       "  1   failed\n"
       "  2   bad job file, arguments or input; nothing was started\n"
       "  3   finished, but more prompts failed than job.max_failed allows\n"
-      "  75  stopped early (a signal); the same command continues\n\n"
+      "  75  stopped early (a signal, the end of the allocation); the same command continues\n\n"
       "Example:\n"
       "  nightshift run jobs/quickstart.toml --ranks 2\n");
   app.add_flag("--version", front.version, "Print version, git revision and compiled kernel sets");

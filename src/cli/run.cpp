@@ -250,11 +250,10 @@ void add_run(Front& front) {
   command->add_flag("--dry-run", options->dry_run,
                     "check everything, print command and resolved job, start nothing");
   command->footer(
-      "Continues by itself when OUTPUT.journal holds answers of the same job; nothing that is committed is "
-      "done\n"
-      "twice, whatever the number of ranks now and before. Ctrl-C (or SIGTERM, SIGUSR1) stops cleanly with "
-      "exit\n"
-      "code 75; a second Ctrl-C stops at once. Inside a Slurm allocation the ranks start through srun.\n\n"
+      "Continues by itself when OUTPUT.journal holds answers of the same job; nothing that is committed is\n"
+      "done twice, whatever the number of ranks now and before. Ctrl-C (or SIGTERM, SIGUSR1) saves running\n"
+      "answers and stops with exit code 75; a second Ctrl-C stops at once. Inside a Slurm allocation the\n"
+      "ranks start through srun.\n\n"
       "Examples:\n"
       "  nightshift run jobs/quickstart.toml --ranks 2\n"
       "  nightshift run job.toml --set sampling.max_tokens=64 --set job.output=short.h5 --dry-run\n");
