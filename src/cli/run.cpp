@@ -173,7 +173,8 @@ Exit incomplete(const RanksEnd& end, const runtime::Harvest& harvest, const Sess
   const auto runs = session.read_runs();
   const bool stopped = !runs.empty() && !runs.back().stopped_by.empty() && end.code == 0;
   if (stopped || end.stop_asked) {
-    terminal.message(fmt::format("stopped early: {}\n  -> the same command continues the job", safe));
+    const std::string why = end.stop_asked ? "" : fmt::format(" ({})", runs.back().stopped_by);
+    terminal.message(fmt::format("stopped early{}: {}\n  -> the same command continues the job", why, safe));
     return Exit::stopped_resumable;
   }
   for (const std::string& line : worth_showing(end.launcher)) terminal.message(line);

@@ -47,8 +47,8 @@ const char* StopSignal::name() {
 }
 
 StopTime::StopTime(std::optional<double> seconds_left, double margin) {
-  if (!seconds_left) return;
-  const double left = std::clamp(*seconds_left, 0.0, 1e9);
+  if (!seconds_left || *seconds_left <= 0) return;
+  const double left = std::min(*seconds_left, 1e9);
   const std::chrono::duration<double> until(left - std::min(margin, left / 2));
   at_ = std::chrono::steady_clock::now() +
         std::chrono::duration_cast<std::chrono::steady_clock::duration>(until);

@@ -23,8 +23,9 @@ class StopSignal {
 // that hosts whose clocks differ stop together.
 class StopTime {
  public:
-  // `seconds_left`: of the allocation, from now on; none: it never ends. `margin`: seconds before its end,
-  // but no more than half of what is left, so that every start of a chain of short allocations gets on.
+  // `seconds_left`: of the allocation, from now on; none: it never ends, and so it is with an end that has
+  // passed, for then it must have been put off. `margin`: seconds before the end, but no more than half of
+  // what is left, so that every start of a chain of short allocations gets on.
   StopTime(std::optional<double> seconds_left, double margin);
   bool reached() const { return at_ && std::chrono::steady_clock::now() >= *at_; }
 
