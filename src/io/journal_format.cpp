@@ -201,7 +201,7 @@ bool decode_payload(const RecordHeader& header, std::span<const char> payload, R
   record.tokens = in.get_array<TokenId>(sizes[2]);
   record.logprobs = in.get_array<float>(sizes[3]);
   record.top = in.get_array<TokenLogprob>(sizes[4]);
-  return in.ok() && in.at_end() && reason <= static_cast<std::uint8_t>(FinishReason::cancelled) &&
+  return in.ok() && in.at_end() && reason <= static_cast<std::uint8_t>(kLastFinishReason) &&
          (record.logprobs.empty() || record.logprobs.size() == record.tokens.size()) &&
          record.top.size() == record.tokens.size() * static_cast<std::size_t>(record.top_k);
 }

@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "io/journal.h"
 #include "io/journal_format.h"
+#include "io/superseded.h"
 
 namespace nightshift::io {
 namespace {
@@ -92,6 +93,7 @@ struct JournalIndex::Impl {
   std::vector<JournalFile> files;  // in order of creation
   std::vector<Entry> entries;      // ordered by (row, sample)
   JournalHealth health;
+  Superseded superseded;
   std::uint64_t committed_rows = 0;
 
   void scan(const std::string& path, std::uint64_t job) {
@@ -99,6 +101,7 @@ struct JournalIndex::Impl {
     const std::uint64_t number = files.size();
     const auto keep = [&](const RecordHeader& h, std::uint64_t offset) {
       if (h.kind != static_cast<std::uint8_t>(RecordKind::result)) return;
+      if (superseded.holds(h, offset)) return void(++health.superseded);
       entries.push_back(
           {h.row << 28 | std::uint64_t{h.sample} << 14 | h.samples, number << kOffsetBits | offset});
     };
@@ -171,6 +174,7 @@ struct JournalIndex::Impl {
 
 JournalIndex::JournalIndex(const std::string& directory, std::uint64_t job)
     : impl_(std::make_unique<Impl>()) {
+  impl_->superseded = Superseded::load(directory);
   for (const std::string& path : list_journals(directory)) impl_->scan(path, job);
   impl_->health.records = impl_->entries.size();
   impl_->order_files();

@@ -2,6 +2,7 @@
 #include "runtime/desk.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "runtime/engine.h"
 
@@ -21,7 +22,9 @@ Desk::Desk(const Session& session, const Start& start, const parallel::Communica
       queue_(leaders, plan_.units.size()) {}
 
 bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, std::function<bool()> going) {
-  const Preparer preparer(tokenizer_, chat_, shape.vocab);
+  constexpr auto kNoBound = std::numeric_limits<std::int64_t>::max();
+  const Preparer preparer(tokenizer_, chat_, shape.vocab,
+                          start_.job.job.max_answer_tokens.value_or(kNoBound));
   const auto ahead =
       static_cast<std::size_t>(std::clamp<std::int64_t>(start_.job.schedule.max_sequences, 16, 256));
   Intake intake(prompts_, preparer, committed_, plan_, queue_, ahead);

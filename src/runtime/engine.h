@@ -35,6 +35,7 @@ class Engine {
 
  private:
   std::vector<scheduler::Finished> commit(Orders& orders, double now);
+  void expire(Orders& orders, double now, std::vector<scheduler::Finished>& finished);
   void admit(Orders& orders);
   void enqueue(const PreparedPrompt& prompt, Orders& orders);
   void emit(std::vector<scheduler::Finished>&& finished, double now);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "scheduler/repetition.h"
 #include "scheduler/sequence.h"
 
 namespace nightshift::scheduler {
@@ -156,6 +157,7 @@ FinishReason Scheduler::append(Sequence& sequence, TokenId token) {
     return FinishReason::stop;
   }
   if (is_end_token(sequence, token)) return FinishReason::stop;
+  if (runs_in_circles(sequence)) return FinishReason::repetition;
   return sequence.known() >= sequence.final_tokens ? FinishReason::length : FinishReason::none;
 }
 
@@ -167,6 +169,16 @@ bool Scheduler::is_end_token(const Sequence& sequence, TokenId token) const {
   };
   return holds(sequence.sampling.stop_token_ids) ||
          (!sequence.sampling.ignore_eos && holds(options_.eos_ids));
+}
+
+// A function of the answer's tokens alone, so every rank, layout and restart sees it at the same token.
+bool Scheduler::runs_in_circles(const Sequence& sequence) {
+  const SamplingParams& params = sequence.sampling;
+  if (params.repetition_guard == 0 || sequence.output_tokens() <= params.min_tokens) return false;
+  const auto output =
+      std::span<const TokenId>(sequence.tokens).subspan(static_cast<std::size_t>(sequence.prompt_tokens));
+  return ends_in_copies(output, static_cast<std::size_t>(params.repetition_ngram),
+                        static_cast<std::size_t>(params.repetition_guard));
 }
 
 // Hands back the answer. The caller takes the sequence off the running list; its memory stays while steps in
