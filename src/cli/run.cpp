@@ -148,7 +148,8 @@ class Workplace {
 
 // Starts the ranks and waits for them.
 RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& terminal) {
-  terminal.message(fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
+  terminal.message(
+      fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
   const Session& session = place.session();
   std::error_code ignored;
   fs::remove(session.dir() / "status.json", ignored);  // of an earlier start
@@ -213,8 +214,8 @@ Exit already_complete(const Job& job) {
 }
 
 Exit run(const RunOptions& options) {
-  const Preflight p =
-      check_job(load_job(options.job_file, options.overrides), options.ranks, options.restart, options.retry_failed);
+  const Preflight p = check_job(load_job(options.job_file, options.overrides), options.ranks, options.restart,
+                                options.retry_failed);
   if (options.resume && p.start == Start::fresh) {
     throw BadInput(fmt::format("--resume: no journal {}", p.job.journal_dir().string()),
                    "leave --resume away");

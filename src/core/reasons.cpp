@@ -7,13 +7,13 @@ namespace nightshift {
 namespace {
 
 constexpr std::array kReasons{
+    FailureReason{"bad_checkpoint", "saved tokens do not fit the bounds of the answer", true},
     FailureReason{"bad_messages", "the chat messages are no JSON array of messages", false},
     FailureReason{"bad_params", "a parameter has a wrong name, kind or value", false},
     FailureReason{"bad_template", "the chat template refuses the messages", false},
     FailureReason{"bad_tokens", "a token id is outside the vocabulary", false},
     FailureReason{"crashed", "its ranks died again and again while they worked on it", true},
     FailureReason{"empty_prompt", "the prompt has no tokens", false},
-    FailureReason{"engine_lost", "the ranks that worked on it were lost", true},
     FailureReason{"invalid_utf8", "the text is not UTF-8", false},
     FailureReason{"nan_logits", "the model's output was not a number", true},
     FailureReason{"timeout", "it ran for longer than max_seconds", true},

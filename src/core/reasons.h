@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Why rows fail. A failed row's `error` is "reason: words"; docs/operations.md has this table with a remedy for
-// each.
+// Why rows fail. A failed row's `error` is "reason: words"; docs/operations.md has this table with a remedy
+// for each.
 #pragma once
 
 #include <span>

@@ -22,7 +22,8 @@ class ResultColumnsReader {
     tokens_ = column("tokens");
     has_logprobs_ = file_.has("/results/logprobs");
     if (file_.has("/results/top_tokens")) {
-      const auto& shape = column("top_tokens").info().shape;
+      const h5::Dataset top = column("top_tokens");
+      const auto& shape = top.info().shape;
       top_k_ = shape.size() == 2 ? static_cast<std::int32_t>(shape[1]) : 0;
     }
   }

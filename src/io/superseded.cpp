@@ -24,7 +24,8 @@ std::string path_in(const std::string& directory) {
 }
 
 // The record at `offset`, whose header has been checked; false when it is not a result.
-bool read_result(const FileHandle& file, const RecordHeader& header, std::uint64_t offset, ResultRecord& out) {
+bool read_result(const FileHandle& file, const RecordHeader& header, std::uint64_t offset,
+                 ResultRecord& out) {
   if (header.kind != static_cast<std::uint8_t>(RecordKind::result)) return false;
   std::vector<char> payload(header.length);
   payload.resize(file.read_at(offset + sizeof header, payload));

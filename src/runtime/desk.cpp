@@ -14,7 +14,7 @@ Desk::Desk(const Session& session, const Start& start, const parallel::Communica
       prompts_(session.prompts_file(start.job).string(), start.job.sampling),
       committed_(Committed::load(session.dir().string(), start.fingerprint, prompts_.rows(), leaders)),
       progress_(leaders, ranks, session, prompts_.rows() * static_cast<std::uint64_t>(start.job.sampling.n),
-                committed_.samples(), start.number - 1),
+                committed_.samples(), committed_.failed(), start.number - 1),
       tokenizer_(tokenizer::Tokenizer::load(start.job.model.path)),
       chat_(
           tokenizer::ChatTemplate::load(start.job.model.path, start.job.model.chat_template, start.job_unix)),

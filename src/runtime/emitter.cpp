@@ -39,6 +39,7 @@ void Emitter::planned(const BatchPlan& plan, double now) {
   for (const PlannedSequence& s : plan.sequences) {
     if (s.output_position() > 0) continue;  // a decode has long started
     Active& active = active_.at(s.id);
+    if (active.since_s < 0) active.since_s = now;
     if (active.started_s < 0) active.started_s = now;
   }
 }
@@ -93,8 +94,8 @@ std::vector<SequenceId> Emitter::overdue(double now) const {
   std::vector<SequenceId> late;
   if (timed_ == 0) return late;
   for (const auto& [id, active] : active_) {
-    const bool timed = active.max_seconds > 0 && active.started_s >= 0;
-    if (timed && now - active.started_s >= active.max_seconds) late.push_back(id);
+    const bool timed = active.max_seconds > 0 && active.since_s >= 0;
+    if (timed && now - active.since_s >= active.max_seconds) late.push_back(id);
   }
   std::sort(late.begin(), late.end());  // the map's order is arbitrary
   return late;

@@ -32,8 +32,8 @@ class Emitter {
   // Looks at a step's tokens before they are committed; returns the sequences that must end now, because of a
   // stop string or because their logits were not numbers.
   std::vector<SequenceId> observe(const StepResult& result, double now);
-  // Sequences that have run for longer than their max_seconds, in order of id. Once cancelled they become failed
-  // rows that keep the answer so far (reason timeout).
+  // Sequences that have run for longer than their max_seconds, in order of id. Once cancelled they become
+  // failed rows that keep the answer so far (reason timeout).
   std::vector<SequenceId> overdue(double now) const;
   void timed_out(SequenceId id) { active_.at(id).timed_out = true; }  // it has been cancelled for that
   // Journals what ended.
@@ -56,8 +56,8 @@ class Emitter {
     std::int64_t logprobs = 0;
     std::int32_t tokens = 0;
     double started_s = -1.0, first_token_s = 0.0, last_token_s = 0.0;
-    double max_seconds = 0.0;
-    bool broken = false;   // NaN logits
+    double max_seconds = 0.0, since_s = -1.0;  // begun at, in this start
+    bool broken = false;                       // NaN logits
     bool timed_out = false;
     std::unique_ptr<StopSearch> stop;
     std::vector<float> chosen_logprobs;

@@ -62,7 +62,8 @@ void visit(Archive& archive, Params& params) {
          own_seed, stop, stop_token_ids, ignore_eos, n, logprobs, max_seconds, repetition_guard,
          repetition_ngram] = params;
   archive(max_tokens, min_tokens, temperature, top_p, top_k, min_p, repetition, presence, frequency, seed,
-          own_seed, stop, stop_token_ids, ignore_eos, n, logprobs, max_seconds, repetition_guard, repetition_ngram);
+          own_seed, stop, stop_token_ids, ignore_eos, n, logprobs, max_seconds, repetition_guard,
+          repetition_ngram);
 }
 
 template <class Archive, class Request>

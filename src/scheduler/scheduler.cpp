@@ -52,12 +52,12 @@ std::optional<std::string> Scheduler::refusal(const Request& request) const {
   const auto prompt = request.prompt.size();
   const auto limit = static_cast<std::size_t>(context_limit_);
   const char* whose = context_limit_ < options_.max_context ? " (the KV cache)" : "";
-  if (prompt == 0) return "empty: the prompt has no tokens";
+  if (prompt == 0) return "empty_prompt: no tokens";
   if (prompt > limit) return fmt::format("too_long: {} > {} tokens{}", prompt, limit, whose);
   if (prompt == limit)
     return fmt::format("too_long: {} tokens leave no room for an answer in {}{}", prompt, limit, whose);
   if (request.params.max_tokens < 1)
-    return fmt::format("bad_parameters: max_tokens is {}, it must be at least 1", request.params.max_tokens);
+    return fmt::format("bad_params: max_tokens is {}, it must be at least 1", request.params.max_tokens);
   const std::size_t room = std::min(limit - prompt, static_cast<std::size_t>(request.params.max_tokens));
   if (request.output.size() >= room)
     return fmt::format("bad_checkpoint: {} tokens generated already, at most {} wanted",

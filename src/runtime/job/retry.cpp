@@ -67,12 +67,11 @@ std::uint64_t reopen(const Job& job) {
   const json provenance = provenance_of(job);
   const io::Manifest manifest = manifest_in(provenance.dump());
   io::write_manifest(session.dir().string(), manifest);
-  io::write_file_atomically((session.dir() / "started").string(),
-                            provenance.at("started_unix").dump());
+  io::write_file_atomically((session.dir() / "started").string(), provenance.at("started_unix").dump());
   for (const json& run : provenance.at("runs")) session.write_run(run_from(run));
-  const std::uint64_t open = io::reopen_result(
-      job.job.output.string(), session.dir().string(), manifest.fingerprint(),
-      [](const io::ResultRecord& record) { return !to_retry(record); });
+  const std::uint64_t open =
+      io::reopen_result(job.job.output.string(), session.dir().string(), manifest.fingerprint(),
+                        [](const io::ResultRecord& record) { return !to_retry(record); });
   fs::remove(marker);
   io::sync_directory(session.dir().string());
   return open;

@@ -9,8 +9,8 @@
 
 namespace nightshift::runtime {
 
-// While this file stands in a journal folder, the folder is being made from a finished result and counts as not
-// there.
+// While this file stands in a journal folder, the folder is being made from a finished result and counts as
+// not there.
 inline constexpr char kReopening[] = "reopening";
 
 // Such rows of the finished result at the job's output.
@@ -19,8 +19,8 @@ std::uint64_t count_retryable(const Job& job);
 // The kernel set of the finished result's answers; "" when it does not say.
 std::string kernels_of_result(const Job& job);
 
-// Makes the journal folder anew from the finished result, without the rows to be tried again; returns how many they
-// are. The result stays until the job is finalized. The caller holds the job's lock.
+// Makes the journal folder anew from the finished result, without the rows to be tried again; returns how
+// many they are. The result stays until the job is finalized. The caller holds the job's lock.
 std::uint64_t reopen(const Job& job);
 
 // Opens such rows in a journal that is there; returns how many. The caller holds the job's lock.

@@ -98,10 +98,9 @@ io::Manifest manifest_of(const Job& job, const std::string& input_digest, const 
   manifest.input_path = job.job.input.string();
   manifest.input_digest = input_digest;
   manifest.model_digest = model_digest;
-  manifest.sampling_digest =
-      digest_of(fmt::format("{} {} {} {} {}", params_to_json(what_shapes_answers(job.sampling)), job.model.dtype,
-                            job.model.max_context.value_or(0), job.run.numerics,
-                            job.job.max_answer_tokens.value_or(0)));
+  manifest.sampling_digest = digest_of(fmt::format(
+      "{} {} {} {} {}", params_to_json(what_shapes_answers(job.sampling)), job.model.dtype,
+      job.model.max_context.value_or(0), job.run.numerics, job.job.max_answer_tokens.value_or(0)));
   manifest.job_json = job_to_json(job);
   return manifest;
 }
