@@ -7,6 +7,7 @@ The faults come from tests/faults/disk_faults.c and, where mounting is allowed, 
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import time
 
@@ -19,12 +20,12 @@ OPTIONS = {"sampling": {"temperature": 0.7, "max_tokens": 40, "ignore_eos": True
 # (what breaks, word in the path, call, calls that still work, errno, program, words of the message)
 FAULTS = [
     ("journal, disk full", "/rank-", "write", 1, "ENOSPC", "nightshift-rank", "No space left"),
-    ("journal, I/O error at sync", "/rank-", "sync", 2, "EIO", "nightshift-rank", "Input/output error"),
+    ("journal, I/O error at sync", "/rank-", "sync", 1, "EIO", "nightshift-rank", "Input/output error"),
     ("journal, read-only", "/rank-", "open", 0, "EROFS", "nightshift-rank", "Read-only file system"),
     ("start record, disk full", "/run-0", "write", 0, "ENOSPC", "nightshift-rank", "No space left"),
     ("job folder, read-only", ".journal/", "open", 0, "EROFS", "", "Read-only file system"),
-    ("manifest, disk full", "manifest.json", "write", 0, "ENOSPC", "", "No space left"),
-    ("input, I/O error", "prompts.h5", "read", 30, "EIO", "nightshift-rank", "prompts.h5"),
+    ("resolved job, disk full", "/job.json", "write", 0, "ENOSPC", "", "No space left"),
+    ("input, I/O error", "prompts.h5", "read", 6, "EIO", "nightshift-rank", "prompts.h5"),
     ("result, disk full", "answers.h5.tmp-", "write", 2, "ENOSPC", "", "answers.h5"),
     ("result, I/O error at sync", "answers.h5.tmp-", "sync", 0, "EIO", "", "Input/output error"),
 ]
@@ -52,16 +53,30 @@ def complete(job, output, calm, what, least):
     assert journal["records"] == len(calm["row"]) >= least, (what, journal)
 
 
+def begun_job(job, output):
+    """As a crash leaves it: about half of the answers, and a torn one at the end. Returns how many are whole."""
+    run(job, ranks=1, expect=1, env=fault("answers.h5.tmp-", "write", 0, "ENOSPC", ""))
+    for journal in pathlib.Path(f"{output}.journal").glob("rank-*"):
+        os.truncate(journal, journal.stat().st_size // 2)
+    return committed(output)
+
+
 def injected(work, prompts, calm):
+    output, begun = work / "answers.h5", work / "begun"
+    journal = pathlib.Path(f"{output}.journal")
+    job = write_job(work / "job.toml", prompts, output, **OPTIONS)
+    before = begun_job(job, output)
+    assert 0 < before < len(calm["row"]), before
+    journal.rename(begun)
     for what, word, call, after, errno, program, words in FAULTS:
-        output = work / "answers.h5"
         output.unlink(missing_ok=True)
-        job = write_job(work / "job.toml", prompts, output, **OPTIONS)
+        shutil.copytree(begun, journal)
         begin = time.time()
         done = run(job, ranks=2, expect=1, env=fault(word, call, after, errno, program))
         assert words in done.stderr, (what, done.stderr)
         assert not output.exists(), what
         safe = committed(output)
+        assert safe >= before, (what, safe, before)
         complete(job, output, calm, what, safe)
         print(f"{what:28} exit 1, {safe:3} of {len(calm['row'])} rows safe, then complete, {time.time() - begin:.1f} s")
 
@@ -114,7 +129,7 @@ def small_disk(work, prompts, calm):
 def main():
     with Workplace("disk-faults") as work:
         prompts = work / "prompts.h5"
-        write_prompts(prompts, [m for m, _ in chats(120, seed=21)], [f"q{i}" for i in range(120)])
+        write_prompts(prompts, [m for m, _ in chats(48, seed=21)], [f"q{i}" for i in range(48)])
         run(write_job(work / "calm.toml", prompts, work / "calm.h5", **OPTIONS), ranks=1)
         calm = columns(work / "calm.h5")
         injected(work, prompts, calm)

@@ -28,7 +28,7 @@ def loops(tokens):
 
 
 def repetition(work, prompts):
-    sampling = {"max_tokens": 120, "ignore_eos": True}
+    sampling = {"max_tokens": 40, "ignore_eos": True}
     run(write_job(work / "free.toml", prompts, work / "free.h5", sampling=sampling))
     guard = {**sampling, "repetition_guard": LIMIT, "repetition_ngram": SPACE}
     run(write_job(work / "guard.toml", prompts, work / "guard.h5", sampling=guard))

@@ -86,6 +86,11 @@ ssize_t write(int fd, const void* bytes, size_t size) {
   return NEXT(ssize_t(*)(int, const void*, size_t), "write")(fd, bytes, size);
 }
 
+ssize_t read(int fd, void* bytes, size_t size) {
+  if (fails_on("read", fd)) return -1;
+  return NEXT(ssize_t(*)(int, void*, size_t), "read")(fd, bytes, size);
+}
+
 #define DEFINE_READ(function, offset_type)                                                        \
   ssize_t function(int fd, void* bytes, size_t size, offset_type offset) {                        \
     if (fails_on("read", fd)) return -1;                                                          \
