@@ -110,7 +110,7 @@ def small_disk(work, prompts, calm):
     """A real full disk. False where this user may not mount one."""
     disk = work / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(disk)], capture_output=True).returncode != 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True).returncode != 0:
         disk.rmdir()
         return False
     try:
@@ -120,7 +120,7 @@ def small_disk(work, prompts, calm):
         safe = committed(disk / "answers.h5")
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         complete(job, disk / "answers.h5", calm, "small disk", safe)
-        print(f"{'tmpfs of 96 KiB':28} exit 1, {safe:3} of {len(calm['row'])} rows safe, then complete")
+        print(f"{'tmpfs of 64 KiB':28} exit 1, {safe:3} of {len(calm['row'])} rows safe, then complete")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return True
