@@ -83,7 +83,13 @@ bool under_way(const ConvertOptions& options) {
 
 Exit convert(const ConvertOptions& options) {
   check_paths(options);
-  if (under_way(options)) return export_partial(options);
+  if (under_way(options)) {
+    try {
+      return export_partial(options);
+    } catch (const Error&) {
+      if (under_way(options)) throw;  // else it has finished in the meantime
+    }
+  }
   if (!fs::is_regular_file(options.input)) {
     throw BadInput(fmt::format("neither {} nor {}.journal exists", options.input, options.input),
                    "name the job's output");

@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <regex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -42,6 +46,25 @@ TEST(Reasons, TheManualsTableIsTheOneInTheCode) {
     EXPECT_EQ(rows[i][1], reasons[i].meaning) << reasons[i].name;
     EXPECT_FALSE(rows[i][2].empty()) << "a remedy for " << reasons[i].name;
     EXPECT_EQ(rows[i][3], reasons[i].retryable ? "yes" : "no") << reasons[i].name;
+  }
+}
+
+// Every literal in the program that looks like the beginning of an error of a row.
+TEST(Reasons, TheProgramGivesNoOthers) {
+  const std::regex literal("\"((?:bad|too|nan|empty|invalid)_[a-z]+|timeout|crashed): ");
+  std::set<std::string> given;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(NIGHTSHIFT_SOURCE_DIR "/src")) {
+    if (entry.path().extension() != ".cpp") continue;
+    std::ifstream in(entry.path());
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    for (std::sregex_iterator it(text.begin(), text.end(), literal), end; it != end; ++it)
+      given.insert((*it)[1]);
+  }
+  EXPECT_GE(given.size(), 9u) << "the pattern finds what there is";
+  for (const std::string& name : given) {
+    EXPECT_TRUE(std::any_of(failure_reasons().begin(), failure_reasons().end(),
+                            [&](const FailureReason& reason) { return reason.name == name; }))
+        << name << " is not in src/core/reasons.cpp";
   }
 }
 

@@ -2,6 +2,7 @@
 """Runaway answers and second passes: the repetition guard, bounds on time and tokens, --retry-failed, and exports of what is there."""
 import json
 import subprocess
+import time
 
 import harness
 from harness import NIGHTSHIFT, Workplace, assert_same, chats, columns, h5py, report, run, write_job, write_prompts
@@ -97,6 +98,24 @@ def retry_journal(work, prompts, calm):
     print("--retry-failed in a journal: the newer answers count; --partial exports what is committed")
 
 
+def live_export(work, prompts):
+    """Exports beside a running job: they only ever grow, and do not disturb it."""
+    output, part = work / "live.h5", work / "live.jsonl"
+    job = write_job(work / "live.toml", prompts, output, schedule={"max_sequences": 1},
+                    sampling={"max_tokens": 400, "ignore_eos": True})
+    child = subprocess.Popen(harness.command(job), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seen = [0]
+    while child.poll() is None:
+        done = subprocess.run([str(NIGHTSHIFT), "convert", str(output), str(part), "--partial", "--force"], capture_output=True)
+        if done.returncode == 0:
+            seen.append(len(part.read_text().splitlines()))
+        time.sleep(0.1)
+    assert child.returncode == 0, child.returncode
+    assert seen == sorted(seen) and any(0 < lines < ROWS for lines in seen), seen
+    assert len(partial_lines(output, work / "whole.jsonl")) == ROWS, "a finished job is exported as a whole"
+    print(f"{len(seen) - 1} exports beside a running job: {seen[1]} to {seen[-1]} replies")
+
+
 def main():
     messages = [m for m, _ in chats(ROWS, seed=31)]
     with Workplace("retries") as work:
@@ -110,6 +129,7 @@ def main():
         calm = columns(work / "calm.h5")
         retry_result(work, timed, calm)
         retry_journal(work, timed, calm)
+        live_export(work, plain)
 
 
 if __name__ == "__main__":
