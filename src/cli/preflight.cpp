@@ -11,6 +11,7 @@
 #include "io/prompts.h"
 #include "parallel/layout/shift_policy.h"
 #include "runtime/job/limits.h"
+#include "runtime/job/retry.h"
 
 namespace nightshift::cli {
 namespace {
@@ -104,7 +105,7 @@ void check_prompts(const std::string& prompts_file, const Preflight& checked) {
   }
 }
 
-Preflight check_job(Job job, int ranks, bool restart) {
+Preflight check_job(Job job, int ranks, bool restart, bool retry_failed) {
   check_input(job.job.input);
   check_writable(job.job.output, "job.output");
   if (!job.run.trace.empty()) check_writable(job.run.trace, "run.trace");
@@ -125,10 +126,12 @@ Preflight check_job(Job job, int ranks, bool restart) {
   if (p.job.job.input.extension() != ".jsonl") check_prompts(p.job.job.input.string(), p);
   p.manifest = runtime::manifest_of(p.job, input_digest(p.job.job.input), p.model.digest());
   p.start = runtime::decide_start(p.job, p.manifest, restart);
-  const std::string kernels = p.start == runtime::Start::resume ? runtime::kernels_in_use(p.job) : "";
+  const bool reopens = p.start == runtime::Start::complete && retry_failed;
+  std::string kernels = p.start == runtime::Start::resume ? runtime::kernels_in_use(p.job) : "";
+  if (reopens) kernels = runtime::kernels_of_result(p.job);
   if (!kernels.empty()) check_kernels(p.job.run.kernels = kernels);
   p.job.run.threads = p.geometry.threads;
-  if (p.start != runtime::Start::complete) {
+  if (p.start != runtime::Start::complete || reopens) {
     runtime::check_memory(p.memory, p.geometry.ranks_per_node, p.machine);
   }
   p.command = runtime::launch_command(p.geometry, p.machine, rank_program(), p.job.journal_dir().string());

@@ -25,7 +25,7 @@ struct Preflight {
 };
 
 // Throws BadInput, with the way out, for whatever would make the job fail later.
-Preflight check_job(Job job, int ranks, bool restart);
+Preflight check_job(Job job, int ranks, bool restart, bool retry_failed);
 
 // The prompts of a job fit its model: refuses chat messages without a chat template.
 void check_prompts(const std::string& prompts_file, const Preflight& checked);

@@ -15,6 +15,7 @@
 #include "runtime/job/finalize.h"
 #include "runtime/job/limits.h"
 #include "runtime/job/liveness.h"
+#include "runtime/job/retry.h"
 
 namespace nightshift::cli {
 namespace {
@@ -29,6 +30,7 @@ struct RunOptions {
   int ranks = 0;
   bool resume = false;
   bool restart = false;
+  bool retry_failed = false;
   bool dry_run = false;
 };
 
@@ -36,7 +38,8 @@ Exit exit_for(const Job& job, double failed_share) {
   return failed_share > job.job.max_failed ? Exit::too_many_failed : Exit::done;
 }
 
-std::string words_for(Start start, bool restart) {
+std::string words_for(Start start, bool restart, bool retry) {
+  if (start != Start::fresh && retry) return "tries rows again that failed for a passing reason";
   if (start == Start::resume) return "continues the journal that is there";
   if (start == Start::complete) return "nothing: the result is complete already";
   return restart ? "begins anew; what is there is kept aside" : "begins";
@@ -50,9 +53,9 @@ std::string ranks_text(const Preflight& p) {
                      g.ranks == 1 ? "" : " each");
 }
 
-Exit show_plan(const Preflight& p, bool restart) {
+Exit show_plan(const Preflight& p, const RunOptions& options) {
   std::cout << p.command.text() << "\n\n" << job_to_toml(p.job);
-  std::cerr << fmt::format("start:    {}\n", words_for(p.start, restart));
+  std::cerr << fmt::format("start:    {}\n", words_for(p.start, options.restart, options.retry_failed));
   if (p.start == Start::resume) {
     const runtime::Harvest done = runtime::look_at_harvest(p.job);
     std::cerr << fmt::format("answered: {} of {} prompts\n", done.committed_rows, done.rows);
@@ -76,29 +79,27 @@ std::unique_ptr<io::JobLock> take_lock(const fs::path& dir) {
 // The journal folder, ready for ranks, and the lock on it.
 class Workplace {
  public:
-  Workplace(const Preflight& checked, bool restart, Terminal& terminal)
+  Workplace(const Preflight& checked, const RunOptions& options, Terminal& terminal)
       : job_(checked.job), session_(job_), lock_(take_lock(session_.dir())) {
     // Again, now that nobody else can change it.
-    const Start start = runtime::decide_start(job_, checked.manifest, restart);
-    complete_ = start == Start::complete;
+    const Start start = runtime::decide_start(job_, checked.manifest, options.restart);
+    complete_ = start == Start::complete && !(options.retry_failed && runtime::count_retryable(job_) > 0);
     if (complete_) {  // another launcher has finished the job in the meantime
       remove();
       return;
     }
     runtime::remove_leftovers(job_);
-    if (restart) set_aside(terminal);
+    if (options.restart) set_aside(terminal);
     try {
-      if (start == Start::resume) {
-        io::cut_torn_tails(session_.dir().string());
-      } else {
-        import_lines(checked, terminal);
-        io::write_manifest(session_.dir().string(), checked.manifest);
-      }
+      if (start == Start::resume) io::cut_torn_tails(session_.dir().string());
+      if (options.retry_failed && start != Start::fresh) open_failed(start, terminal);
+      if (start != Start::resume) import_lines(checked, terminal);
+      if (start == Start::fresh) io::write_manifest(session_.dir().string(), checked.manifest);
       if (!job_.run.trace.empty()) fs::create_directories(job_.run.trace.parent_path());
       session_.started_unix();  // fixes the job's clock
       session_.write_job(job_);
     } catch (...) {
-      if (start == Start::fresh) remove();
+      if (start != Start::resume) remove();  // a finished result is still there
       throw;
     }
   }
@@ -117,6 +118,13 @@ class Workplace {
     }
     lock_.reset();  // went with the folder
     lock_ = take_lock(session_.dir());
+  }
+
+  void open_failed(Start start, Terminal& terminal) {
+    terminal.progress("reading", fmt::format("looking for failed rows of {}", job_.job.output.string()));
+    const std::uint64_t rows =
+        start == Start::complete ? runtime::reopen(job_) : runtime::supersede_retryable(job_);
+    terminal.message(fmt::format("--retry-failed: {} answers are open again", rows));
   }
 
   void import_lines(const Preflight& checked, Terminal& terminal) {
@@ -140,7 +148,8 @@ class Workplace {
 
 // Starts the ranks and waits for them.
 RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& terminal) {
-  terminal.message(fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false)));
+  terminal.message(
+      fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
   const Session& session = place.session();
   std::error_code ignored;
   fs::remove(session.dir() / "status.json", ignored);  // of an earlier start
@@ -206,16 +215,16 @@ Exit already_complete(const Job& job) {
 }
 
 Exit run(const RunOptions& options) {
-  const Preflight p =
-      check_job(load_job(options.job_file, options.overrides), options.ranks, options.restart);
+  const Preflight p = check_job(load_job(options.job_file, options.overrides), options.ranks, options.restart,
+                                options.retry_failed);
   if (options.resume && p.start == Start::fresh) {
     throw BadInput(fmt::format("--resume: no journal {}", p.job.journal_dir().string()),
                    "leave --resume away");
   }
-  if (options.dry_run) return show_plan(p, options.restart);
-  if (p.start == Start::complete) return already_complete(p.job);
+  if (options.dry_run) return show_plan(p, options);
+  if (p.start == Start::complete && !options.retry_failed) return already_complete(p.job);
   Terminal terminal;
-  const Workplace place(p, options.restart, terminal);
+  const Workplace place(p, options, terminal);
   if (place.complete()) return already_complete(p.job);
   // A signal that comes when the ranks have gone has nothing left to stop, and must not turn success into
   // death.
@@ -248,6 +257,8 @@ void add_run(Front& front) {
       command->add_flag("--resume", options->resume, "continue only; refuse when there is no journal");
   command->add_flag("--restart", options->restart, "begin anew; what is there is renamed to *.bak-TIME")
       ->excludes(resume);
+  command->add_flag("--retry-failed", options->retry_failed,
+                    "try rows again that failed for a passing reason (timeout, crashed, ...)");
   command->add_flag("--dry-run", options->dry_run,
                     "check everything, print command and resolved job, start nothing");
   command->footer(
@@ -257,7 +268,8 @@ void add_run(Front& front) {
       "ranks start through srun.\n\n"
       "Examples:\n"
       "  nightshift run jobs/quickstart.toml --ranks 2\n"
-      "  nightshift run job.toml --set sampling.max_tokens=64 --set job.output=short.h5 --dry-run\n");
+      "  nightshift run job.toml --set sampling.max_tokens=64 --set job.output=short.h5 --dry-run\n"
+      "  nightshift run job.toml --retry-failed --set sampling.max_seconds=600\n");
   command->callback([&front, options] { front.action = [options] { return run(*options); }; });
 }
 

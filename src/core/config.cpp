@@ -38,6 +38,8 @@ void visit_keys(JobT& job, Visitor&& v) {
   v("job", "output", job.job.output, any, "answers: HDF5 (.h5)");
   v("job", "max_failed", job.job.max_failed, Legal{0, 1, {}},
     "share of prompts that may fail before exit code 3");
+  v("job", "max_answer_tokens", job.job.max_answer_tokens, tokens,
+    "no answer is longer, whatever its prompt asks for; auto: no bound");
   v("model", "path", job.model.path, any, "Hugging Face model directory");
   v("model", "dtype", job.model.dtype, Legal{0, 0, {"bf16"}}, "type of the weights in memory");
   v("model", "chat_template", job.model.chat_template, any, "auto (the model's own), none, or a Jinja file");

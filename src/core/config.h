@@ -25,10 +25,11 @@ struct ByteCount {
 
 struct Job {
   struct {
-    std::string name;              // default: the job file's stem
-    std::filesystem::path input;   // .h5 or .jsonl
-    std::filesystem::path output;  // .h5
-    double max_failed = 0.01;      // share of prompts that may fail before exit code 3
+    std::string name;                      // default: the job file's stem
+    std::filesystem::path input;           // .h5 or .jsonl
+    std::filesystem::path output;          // .h5
+    double max_failed = 0.01;              // share of prompts that may fail before exit code 3
+    Auto<std::int64_t> max_answer_tokens;  // of any answer, whatever its prompt asks for; auto: no bound
   } job;
 
   struct {

@@ -34,6 +34,11 @@ constexpr std::array kInfos{
     ParamInfo{"n", ParamKind::integer, 1, 1024, "answers per prompt"},
     ParamInfo{"logprobs", ParamKind::integer, 0, 1024,
               "log-probabilities of the chosen and the k likeliest tokens; 0 = none"},
+    ParamInfo{"max_seconds", ParamKind::number, 0, 1e9,
+              "longest time in the engine, then it fails (timeout); 0 = none"},
+    ParamInfo{"repetition_guard", ParamKind::integer, 0, 1e6,
+              "so many copies of one piece in a row end an answer; 0 = off"},
+    ParamInfo{"repetition_ngram", ParamKind::integer, 1, 1024, "tokens of the longest such piece"},
 };
 
 // What a batch body may hold besides parameters without any effect on the answer.
@@ -171,6 +176,13 @@ void set_param(SamplingParams& params, std::string_view name, double number) {
     params.ignore_eos = integer != 0;
   else if (name == "n")
     params.n = integer;
+  else if (name == "max_seconds")
+    params.max_seconds = number;
+  else if (name == "repetition_guard") {
+    if (integer == 1) bad(name, "1 would end every answer at once; 2 is the least");
+    params.repetition_guard = integer;
+  } else if (name == "repetition_ngram")
+    params.repetition_ngram = integer;
   else
     params.logprobs = integer;
 }
@@ -208,7 +220,10 @@ std::string params_to_json(const SamplingParams& p) {
               {"stop_token_ids", p.stop_token_ids},
               {"ignore_eos", p.ignore_eos},
               {"n", p.n},
-              {"logprobs", p.logprobs}}
+              {"logprobs", p.logprobs},
+              {"max_seconds", p.max_seconds},
+              {"repetition_guard", p.repetition_guard},
+              {"repetition_ngram", p.repetition_ngram}}
       .dump();
 }
 

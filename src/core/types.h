@@ -92,15 +92,20 @@ struct SamplingParams {
   std::vector<std::string> stop;        // not part of the answer
   std::vector<TokenId> stop_token_ids;  // beside the model's own end-of-sequence ids
   bool ignore_eos = false;
-  std::int64_t n = 1;         // answers per prompt
-  std::int64_t logprobs = 0;  // 0: none; k: the chosen token's and the k most likely
+  std::int64_t n = 1;                  // answers per prompt
+  std::int64_t logprobs = 0;           // 0: none; k: the chosen token's and the k most likely
+  double max_seconds = 0.0;            // from its first step to its last token; 0: no bound
+  std::int64_t repetition_guard = 0;   // so many copies of one piece in a row end an answer; 0: off
+  std::int64_t repetition_ngram = 32;  // tokens of the longest such piece
 };
 
-enum class FinishReason : std::uint8_t { none, stop, length, failed, cancelled };
+// Values stand in journals and result files: add at the end only.
+enum class FinishReason : std::uint8_t { none, stop, length, failed, cancelled, repetition };
 constexpr const char* name_of(FinishReason reason) {
-  constexpr std::array names{"none", "stop", "length", "failed", "cancelled"};
+  constexpr std::array names{"none", "stop", "length", "failed", "cancelled", "repetition"};
   return names[static_cast<std::size_t>(reason)];
 }
+inline constexpr FinishReason kLastFinishReason = FinishReason::repetition;
 
 // One sequence's share of a step. Spans point into the scheduler and stay valid until the step is committed.
 struct PlannedSequence {

@@ -113,7 +113,7 @@ Handle variable_string() {
 
 Handle finish_reason_type() {
   Handle type(H5Tenum_create(H5T_STD_U8LE), H5Tclose);
-  constexpr std::array names{"stop", "length", "failed", "cancelled"};  // FinishReason 1 ..
+  constexpr std::array names{"stop", "length", "failed", "cancelled", "repetition"};  // FinishReason 1 ..
   for (std::uint8_t value = 1; value <= names.size(); ++value) {
     H5Tenum_insert(type.get(), names[value - 1u], &value);
   }

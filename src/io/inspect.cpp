@@ -61,7 +61,7 @@ LengthStatistics lengths_of(const h5::Dataset& offsets) {
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> count_reasons(const h5::Dataset& data) {
-  constexpr std::array names{"none", "stop", "length", "failed", "cancelled"};
+  constexpr std::array names{"none", "stop", "length", "failed", "cancelled", "repetition"};
   std::array<std::uint64_t, 256> counts{};
   std::vector<std::uint8_t> values;
   for (std::uint64_t first = 0; first < data.rows(); first += kRowsPerRead) {

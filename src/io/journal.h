@@ -92,6 +92,7 @@ struct JournalHealth {
   std::uint64_t duplicates = 0;  // same row and sample again; the first committed one counts
   std::uint64_t conflicts =
       0;  // duplicates whose answer differs: never happens for one job on one kernel set
+  std::uint64_t superseded = 0;     // set aside by supersede_answers()
   std::uint64_t torn_bytes = 0;     // behind the last record that checks
   std::uint64_t damaged_bytes = 0;  // between records that check
 };

@@ -11,6 +11,7 @@
 #include "io/journal.h"
 #include "io/journal_format.h"
 #include "io/journal_source.h"
+#include "io/superseded.h"
 
 namespace nightshift::io {
 
@@ -20,6 +21,7 @@ struct JournalIndex::Impl {
   std::vector<Entry> pieces;       // of samples under way; emptied once they are in `checkpoints`
   Checkpoints checkpoints;
   JournalHealth health;
+  Superseded superseded;
   std::uint64_t committed_rows = 0;
 
   void scan(const std::string& path, std::uint64_t job) {
@@ -30,8 +32,9 @@ struct JournalIndex::Impl {
     const auto keep = [&](const RecordHeader& h, std::uint64_t offset) {
       const Entry entry = Entry::of(h, number, offset);
       if (h.kind == static_cast<std::uint8_t>(RecordKind::result)) {
-        entries.push_back(entry);
         under_way.erase(entry.identity());
+        if (superseded.holds(h, offset)) return void(++health.superseded);
+        entries.push_back(entry);
       } else if (h.kind == static_cast<std::uint8_t>(RecordKind::progress)) {
         under_way[entry.identity()].push_back(entry);
       }
@@ -127,6 +130,7 @@ struct JournalIndex::Impl {
 
 JournalIndex::JournalIndex(const std::string& directory, std::uint64_t job)
     : impl_(std::make_unique<Impl>()) {
+  impl_->superseded = Superseded::load(directory);
   for (const std::string& path : list_journals(directory)) impl_->scan(path, job);
   impl_->health.records = impl_->entries.size();
   impl_->order_entries();

@@ -141,7 +141,7 @@ bool decode_payload(const RecordHeader& header, std::span<const char> payload, R
   record.text = in.get_text(sizes[1]);
   get_arrays(in, sizes + 2, record);
   return is_kind(header, RecordKind::result) && in.ok() && in.at_end() &&
-         reason <= static_cast<std::uint8_t>(FinishReason::cancelled) && arrays_fit(record);
+         reason <= static_cast<std::uint8_t>(kLastFinishReason) && arrays_fit(record);
 }
 
 bool decode_payload(const RecordHeader& header, std::span<const char> payload, ProgressRecord& record) {

@@ -29,7 +29,8 @@ ImportReport import_batch(const std::string& jsonl_path, const std::string& prom
 std::uint64_t export_batch(const std::string& prompts_path, const std::string& jsonl_path);
 
 struct ExportOptions {
-  std::string model;  // "model" of the replies; empty: the one named in the file's provenance
+  std::string model;           // "model" of the replies; empty: the one named in the file's provenance
+  bool answered_only = false;  // no lines for prompts without any answer yet (cancelled)
 };
 
 // Results file -> batch output lines in input order: one line per prompt, its samples as choices; a prompt

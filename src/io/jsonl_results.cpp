@@ -82,7 +82,8 @@ class ResultFile {
       Row& r = out[i];
       r.row = rows[i];
       r.sample = samples[i];
-      r.reason = static_cast<FinishReason>(std::min<std::uint8_t>(reasons[i], 4));
+      r.reason =
+          static_cast<FinishReason>(std::min(reasons[i], static_cast<std::uint8_t>(kLastFinishReason)));
       r.text = std::move(texts[i]);
       r.error = std::move(errors[i]);
       r.prompt_tokens = prompt[i];
@@ -196,7 +197,7 @@ class ReplyWriter {
     const Row* failed = nullptr;
     std::int64_t output_tokens = 0;
     for (const Row& row : samples) {
-      const bool good = row.reason == FinishReason::stop || row.reason == FinishReason::length;
+      const bool good = row.reason != FinishReason::failed && row.reason != FinishReason::cancelled;
       if (good) choices.push_back(choice(row));
       if (!good && failed == nullptr) failed = &row;
       output_tokens += row.output_tokens;
@@ -269,8 +270,10 @@ std::uint64_t export_results(const std::string& results_path, const std::string&
   const ReplyWriter replies(file, options);
   JsonlWriter out(jsonl_path);
   std::vector<Row> samples;
+  const auto open = [](const Row& row) { return row.reason == FinishReason::cancelled; };
   const auto write = [&] {
-    if (!samples.empty()) out.write(replies.line(samples));
+    const bool wanted = !options.answered_only || !std::all_of(samples.begin(), samples.end(), open);
+    if (!samples.empty() && wanted) out.write(replies.line(samples));
     samples.clear();
   };
   for (std::uint64_t first = 0; first < file.rows(); first += kRowsPerRead) {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "runtime/job/report.h"
+
 namespace nightshift::runtime {
 
 Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std::uint64_t rows,
@@ -15,6 +17,7 @@ Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std
     const io::JournalIndex index(journal_dir, job);
     done.bits_.assign(rows / 8 + 1, '\0');
     done.samples_ = index.size();
+    done.failed_ = count_failed(index);
     index.for_each_key([&](PromptRow row, std::int32_t sample, std::int32_t) {
       if (row >= rows) return;  // a journal cannot hold such a row; the result writer would say so
       if (!index.committed(row)) {

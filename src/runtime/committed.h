@@ -24,11 +24,12 @@ class Committed {
   bool sample(PromptRow at, std::int32_t sample) const { return row(at) || partial_.contains({at, sample}); }
   std::uint64_t samples() const { return samples_; }  // committed in all
   const io::Checkpoints& checkpoints() const { return checkpoints_; }
+  std::uint64_t failed() const { return failed_; }    // of them; known to rank 0 only
 
  private:
   std::string bits_;
   std::set<std::pair<PromptRow, std::int32_t>> partial_;
-  std::uint64_t samples_ = 0;
+  std::uint64_t samples_ = 0, failed_ = 0;
   io::Checkpoints checkpoints_;
 };
 

@@ -2,6 +2,7 @@
 #include "runtime/desk.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "runtime/engine.h"
 
@@ -13,7 +14,7 @@ Desk::Desk(const Session& session, const Start& start, const parallel::Communica
       prompts_(session.prompts_file(start.job).string(), start.job.sampling),
       committed_(Committed::load(session.dir().string(), start.fingerprint, prompts_.rows(), leaders)),
       progress_(leaders, ranks, session, prompts_.rows() * static_cast<std::uint64_t>(start.job.sampling.n),
-                committed_.samples(), start.number - 1),
+                committed_.samples(), committed_.failed(), start.number - 1),
       tokenizer_(tokenizer::Tokenizer::load(start.job.model.path)),
       chat_(
           tokenizer::ChatTemplate::load(start.job.model.path, start.job.model.chat_template, start.job_unix)),
@@ -21,7 +22,9 @@ Desk::Desk(const Session& session, const Start& start, const parallel::Communica
       queue_(leaders, plan_.units.size()) {}
 
 bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, std::function<bool()> going) {
-  const Preparer preparer(tokenizer_, chat_, shape.vocab);
+  constexpr auto kNoBound = std::numeric_limits<std::int64_t>::max();
+  const Preparer preparer(tokenizer_, chat_, shape.vocab,
+                          start_.job.job.max_answer_tokens.value_or(kNoBound));
   const auto ahead =
       static_cast<std::size_t>(std::clamp<std::int64_t>(start_.job.schedule.max_sequences, 16, 256));
   Intake intake(prompts_, preparer, committed_, plan_, queue_, ahead);

@@ -26,6 +26,8 @@ void Emitter::start(SequenceId id, const PreparedPrompt& prompt, std::int32_t sa
   active.prompt_tokens = static_cast<std::int32_t>(prompt.tokens.size());
   active.min_tokens = prompt.params.min_tokens;
   active.logprobs = prompt.params.logprobs;
+  active.max_seconds = prompt.params.max_seconds;
+  timed_ += active.max_seconds > 0 ? 1 : 0;
   if (!prompt.params.stop.empty()) {
     active.stop = std::make_unique<StopSearch>(StopSearch{
         tokenizer::StreamDecoder(tokenizer_, true), tokenizer::StopMatcher(prompt.params.stop), {}});
@@ -52,6 +54,7 @@ void Emitter::planned(const BatchPlan& plan, double now) {
   for (const PlannedSequence& s : plan.sequences) {
     if (s.output_position() > 0) continue;  // a decode has long started
     Active& active = active_.at(s.id);
+    if (active.since_s < 0) active.since_s = now;
     if (active.started_s < 0) active.started_s = now;
   }
 }
@@ -104,6 +107,17 @@ std::vector<SequenceId> Emitter::observe(const StepResult& result, double now) {
   return stop;
 }
 
+std::vector<SequenceId> Emitter::overdue(double now) const {
+  std::vector<SequenceId> late;
+  if (timed_ == 0) return late;
+  for (const auto& [id, active] : active_) {
+    const bool timed = active.max_seconds > 0 && active.since_s >= 0;
+    if (timed && now - active.since_s >= active.max_seconds) late.push_back(id);
+  }
+  std::sort(late.begin(), late.end());  // the map's order is arbitrary
+  return late;
+}
+
 std::string Emitter::text_of(Active& active, const scheduler::Finished& finished) const {
   if (active.stop && active.stop->matcher.stopped()) return std::move(active.stop->text);
   // The token that ended the answer is no part of its text, even where it is an ordinary word.
@@ -132,6 +146,10 @@ io::ResultRecord Emitter::record(Active& active, scheduler::Finished&& finished)
     row.finish_reason = FinishReason::failed;
     row.error = fmt::format("nan_logits: at token {}", active.tokens);
     return row;
+  }
+  if (active.timed_out) {
+    row.finish_reason = FinishReason::failed;
+    row.error = fmt::format("timeout: {} tokens in {:g} s", active.tokens, active.max_seconds);
   }
   row.text = text_of(active, finished);
   row.tokens = std::move(finished.output);
@@ -180,7 +198,8 @@ void Emitter::finish(std::vector<scheduler::Finished>&& finished, double now) {
     if (active.tokens > 1 && active.taken_up == 0) {
       counters_.time_per_output_token.add((active.last_token_s - active.first_token_s) / (active.tokens - 1));
     }
-    ++(active.broken ? counters_.prompts_failed : counters_.prompts_done);
+    ++(active.broken || active.timed_out ? counters_.prompts_failed : counters_.prompts_done);
+    timed_ -= active.max_seconds > 0 ? 1 : 0;
     journal_.append(record(active, std::move(done)));
     active_.erase(it);
   }

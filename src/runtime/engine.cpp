@@ -13,11 +13,12 @@ bool Engine::run() {
     Orders orders;
     const bool ran = result_.has_value();
     auto finished = commit(orders, now);
+    expire(orders, now, finished);
     going = tick_();
     if (going) admit(orders);
     end = orders.end = !going || (orders.closed && scheduler_.idle());
     // A leader without work is silent: its followers wait for its next word.
-    if (ran || end || !orders.admitted.empty()) replica_.send(orders);
+    if (ran || end || !orders.admitted.empty() || !orders.cancel.empty()) replica_.send(orders);
     emit(std::move(finished), now);
     if (!going || (checkpoint_seconds_ > 0 && now - last_checkpoint_ >= checkpoint_seconds_)) checkpoint();
     if (!end) result_ = step();
@@ -35,6 +36,17 @@ std::vector<scheduler::Finished> Engine::commit(Orders& orders, double now) {
   auto finished = scheduler_.commit(*result_, orders.stop);
   result_.reset();
   return finished;
+}
+
+// Ends what has run for too long.
+void Engine::expire(Orders& orders, double now, std::vector<scheduler::Finished>& finished) {
+  for (const SequenceId id : emitter_.overdue(now)) {
+    auto ended = scheduler_.cancel(id);
+    if (!ended) continue;  // its last token has just come: it is in `finished`
+    emitter_.timed_out(id);
+    orders.cancel.push_back(id);
+    finished.push_back(std::move(*ended));
+  }
 }
 
 // Claims ahead of need and hands over what is ready, as far as the scheduler can use it soon.

@@ -37,6 +37,7 @@ class Engine {
 
  private:
   std::vector<scheduler::Finished> commit(Orders& orders, double now);
+  void expire(Orders& orders, double now, std::vector<scheduler::Finished>& finished);
   void admit(Orders& orders);
   void enqueue(const PreparedPrompt& prompt, Orders& orders);
   void checkpoint();

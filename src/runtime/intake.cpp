@@ -83,6 +83,7 @@ PreparedPrompt Preparer::prepare(io::Prompt&& prompt) const {
   }
   if (out.error.empty() && out.tokens.empty()) out.error = "empty_prompt: no tokens";
   out.params = std::move(prompt.params);
+  out.params.max_tokens = std::min(out.params.max_tokens, longest_answer_);
   return out;
 }
 

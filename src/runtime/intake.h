@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -34,8 +35,10 @@ struct PreparedPrompt {
 // Text or messages to tokens, or the reason why not. Const and free of state: any thread.
 class Preparer {
  public:
-  Preparer(const tokenizer::Tokenizer& tokenizer, const tokenizer::ChatTemplate& chat, int vocab)
-      : tokenizer_(tokenizer), chat_(chat), vocab_(vocab) {}
+  // `longest_answer`: bounds max_tokens, whatever a prompt asks for.
+  Preparer(const tokenizer::Tokenizer& tokenizer, const tokenizer::ChatTemplate& chat, int vocab,
+           std::int64_t longest_answer = std::numeric_limits<std::int64_t>::max())
+      : tokenizer_(tokenizer), chat_(chat), vocab_(vocab), longest_answer_(longest_answer) {}
 
   PreparedPrompt prepare(io::Prompt&& prompt) const;
   // Keeps of what earlier starts have generated what this prompt's samples can go on from.
@@ -47,6 +50,7 @@ class Preparer {
   const tokenizer::Tokenizer& tokenizer_;
   const tokenizer::ChatTemplate& chat_;
   int vocab_;
+  std::int64_t longest_answer_;
 };
 
 // Which units there are and in which order they are claimed: the same on every leader.

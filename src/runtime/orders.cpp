@@ -59,9 +59,11 @@ template <class Archive, class Params>
 requires std::is_same_v<std::remove_const_t<Params>, SamplingParams>
 void visit(Archive& archive, Params& params) {
   auto& [max_tokens, min_tokens, temperature, top_p, top_k, min_p, repetition, presence, frequency, seed,
-         own_seed, stop, stop_token_ids, ignore_eos, n, logprobs] = params;
+         own_seed, stop, stop_token_ids, ignore_eos, n, logprobs, max_seconds, repetition_guard,
+         repetition_ngram] = params;
   archive(max_tokens, min_tokens, temperature, top_p, top_k, min_p, repetition, presence, frequency, seed,
-          own_seed, stop, stop_token_ids, ignore_eos, n, logprobs);
+          own_seed, stop, stop_token_ids, ignore_eos, n, logprobs, max_seconds, repetition_guard,
+          repetition_ngram);
 }
 
 template <class Archive, class Request>

@@ -17,8 +17,12 @@ enum Counter { done, failed, running, prompt_tokens, output_tokens, taken_up_tok
 }  // namespace
 
 Progress::Progress(const parallel::Communicator& leaders, int ranks, const Session& session,
-                   std::uint64_t samples, std::uint64_t before, int restarts)
-    : leaders_(leaders), session_(session), board_(leaders, kCounters), before_(before) {
+                   std::uint64_t samples, std::uint64_t before, std::uint64_t failed_before, int restarts)
+    : leaders_(leaders),
+      session_(session),
+      board_(leaders, kCounters),
+      before_(before),
+      failed_before_(failed_before) {
   status_.samples_total = std::max(samples, before);
   status_.ranks = ranks;
   status_.restarts = restarts;
@@ -51,6 +55,7 @@ void Progress::note(const std::string& state, const std::string& text) {
   status_.state = state;
   status_.note = text;
   status_.done = before_;
+  status_.failed = failed_before_;
   status_.elapsed_seconds = at;
   save();
 }
@@ -81,7 +86,7 @@ void Progress::write(double at) {
   status_.state = "running";
   status_.note.clear();
   status_.done = before_ + total(done) + total(failed);
-  status_.failed = total(failed);
+  status_.failed = failed_before_ + total(failed);
   status_.running = total(running);
   status_.prompt_tokens = total(prompt_tokens);
   status_.output_tokens = total(output_tokens);

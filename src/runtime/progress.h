@@ -15,9 +15,9 @@ namespace nightshift::runtime {
 class Progress {
  public:
   // Collective over `leaders`. `ranks`: of the whole job; `samples`: of the whole job, as far as known;
-  // `before`: of those, done by earlier starts.
+  // `before`: of those, done by earlier starts, `failed_before` of which have failed.
   Progress(const parallel::Communicator& leaders, int ranks, const Session& session, std::uint64_t samples,
-           std::uint64_t before, int restarts);
+           std::uint64_t before, std::uint64_t failed_before, int restarts);
 
   // Publishes this replica's counters and, on rank 0, rewrites status.json; does nothing when called again
   // too soon, unless forced.
@@ -35,7 +35,7 @@ class Progress {
   const Session& session_;
   parallel::ProgressBoard board_;
   Status status_;
-  std::uint64_t before_;
+  std::uint64_t before_, failed_before_;
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   double next_ = 0.0;
   struct Moment {

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "scheduler/repetition.h"
 #include "scheduler/sequence.h"
 
 namespace nightshift::scheduler {
@@ -51,12 +52,12 @@ std::optional<std::string> Scheduler::refusal(const Request& request) const {
   const auto prompt = request.prompt.size();
   const auto limit = static_cast<std::size_t>(context_limit_);
   const char* whose = context_limit_ < options_.max_context ? " (the KV cache)" : "";
-  if (prompt == 0) return "empty: the prompt has no tokens";
+  if (prompt == 0) return "empty_prompt: no tokens";
   if (prompt > limit) return fmt::format("too_long: {} > {} tokens{}", prompt, limit, whose);
   if (prompt == limit)
     return fmt::format("too_long: {} tokens leave no room for an answer in {}{}", prompt, limit, whose);
   if (request.params.max_tokens < 1)
-    return fmt::format("bad_parameters: max_tokens is {}, it must be at least 1", request.params.max_tokens);
+    return fmt::format("bad_params: max_tokens is {}, it must be at least 1", request.params.max_tokens);
   const std::size_t room = std::min(limit - prompt, static_cast<std::size_t>(request.params.max_tokens));
   if (request.output.size() >= room)
     return fmt::format("bad_checkpoint: {} tokens generated already, at most {} wanted",
@@ -157,6 +158,7 @@ FinishReason Scheduler::append(Sequence& sequence, TokenId token) {
     return FinishReason::stop;
   }
   if (is_end_token(sequence, token)) return FinishReason::stop;
+  if (runs_in_circles(sequence)) return FinishReason::repetition;
   return sequence.known() >= sequence.final_tokens ? FinishReason::length : FinishReason::none;
 }
 
@@ -168,6 +170,16 @@ bool Scheduler::is_end_token(const Sequence& sequence, TokenId token) const {
   };
   return holds(sequence.sampling.stop_token_ids) ||
          (!sequence.sampling.ignore_eos && holds(options_.eos_ids));
+}
+
+// A function of the answer's tokens alone, so every rank, layout and restart sees it at the same token.
+bool Scheduler::runs_in_circles(const Sequence& sequence) {
+  const SamplingParams& params = sequence.sampling;
+  if (params.repetition_guard == 0 || sequence.output_tokens() <= params.min_tokens) return false;
+  const auto output =
+      std::span<const TokenId>(sequence.tokens).subspan(static_cast<std::size_t>(sequence.prompt_tokens));
+  return ends_in_copies(output, static_cast<std::size_t>(params.repetition_ngram),
+                        static_cast<std::size_t>(params.repetition_guard));
 }
 
 // Hands back the answer. The caller takes the sequence off the running list; its memory stays while steps in

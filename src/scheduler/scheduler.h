@@ -55,7 +55,7 @@ struct Options {
 // One answer, complete. Step numbers are BatchPlan::step, for whoever keeps the clock.
 struct Finished {
   SequenceId id = 0;
-  FinishReason reason = FinishReason::none;  // stop, length or cancelled
+  FinishReason reason = FinishReason::none;  // stop, length, repetition or cancelled
   std::vector<TokenId> output;               // every sampled token, the one that ended it included
   TokenId stop_token = -1;                   // the eos or stop id that ended it; -1: something else did
   int prompt_tokens = 0;
@@ -224,6 +224,7 @@ class Scheduler {
   void ask_stop(std::span<const SequenceId> stop);
   FinishReason append(Sequence& sequence, TokenId token);
   bool is_end_token(const Sequence& sequence, TokenId token) const;
+  static bool runs_in_circles(const Sequence& sequence);
   Finished end(Sequence& sequence, FinishReason reason);
 
   Options options_;

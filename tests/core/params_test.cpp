@@ -80,12 +80,20 @@ TEST(Params, EveryParameterCanBeSetByNameAndPrinted) {
         << info.name;
     if (info.kind == ParamKind::text_list || info.kind == ParamKind::id_list) continue;
     SamplingParams p;
-    const double value = info.kind == ParamKind::number ? 0.5 : 1.0;
+    const double value = info.kind == ParamKind::number ? 0.5 : info.kind == ParamKind::integer ? 2.0 : 1.0;
     set_param(p, info.name, value);
     SamplingParams q;
     apply_params_json(q, params_to_json(p));
     EXPECT_EQ(params_to_json(q), params_to_json(p)) << info.name;
   }
+}
+
+TEST(Params, AGuardThatEndsEveryAnswerIsRefused) {
+  EXPECT_EQ(refusal(R"({"repetition_guard":1})"),
+            "bad_params: repetition_guard 1 would end every answer at once; 2 is the least");
+  EXPECT_EQ(refusal(R"({"repetition_guard":2,"repetition_ngram":0})"),
+            "bad_params: repetition_ngram 0 is below 1");
+  EXPECT_EQ(refusal(R"({"max_seconds":-1})"), "bad_params: max_seconds -1 is below 0");
 }
 
 TEST(Text, BytesCountsDurations) {

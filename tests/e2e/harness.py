@@ -135,8 +135,10 @@ def command(job, ranks=1, settings=(), extra=()):
     return [str(NIGHTSHIFT), "run", str(job), "--ranks", str(ranks), *sets, *extra]
 
 
-def run(job, ranks=1, settings=(), extra=(), expect=0, timeout=300):
-    done = subprocess.run(command(job, ranks, settings, extra), capture_output=True, text=True, timeout=timeout)
+def run(job, ranks=1, settings=(), extra=(), expect=0, timeout=300, env=None):
+    """env: variables besides our own."""
+    done = subprocess.run(command(job, ranks, settings, extra), capture_output=True, text=True, timeout=timeout,
+                          env={**os.environ, **(env or {})})
     if done.returncode != expect:
         print(done.stdout[-4000:], done.stderr[-8000:], sep="\n")
         raise AssertionError(f"exit code {done.returncode}, expected {expect}: {' '.join(map(str, done.args))}")

@@ -254,6 +254,79 @@ TEST_F(LivenessTest, TellsStoppedDeadRunningAndFinishedApart) {
   EXPECT_THROW(look_at_job(job_.job.input), BadInput);
 }
 
+TEST_F(LivenessTest, CountsWhatIsDoneFailedAndLeft) {
+  start();
+  commit(0, 300);
+  {
+    io::ResultJournal journal(job_.journal_dir().string(), 1, manifest().fingerprint());
+    for (PromptRow row = 300; row < 305; ++row) {
+      io::ResultRecord record;
+      record.row = row;
+      record.finish_reason = FinishReason::failed;
+      record.error = "timeout: 3 tokens in 1 s";
+      journal.append(record);
+    }
+    journal.close();
+  }
+  record_start(1, 1.0, "");
+  record_start(2, 1.0, "");
+  const Liveness dead = look_at_job(job_.job.output);
+  const json found = json::parse(to_json(dead));
+  EXPECT_EQ(found["done"], 305);
+  EXPECT_EQ(found["failed"], 5);
+  EXPECT_EQ(found["left"], kRows - 305);
+  EXPECT_EQ(found["restarts"], 1);
+  const std::string text = to_text(dead, job_.job.output);
+  EXPECT_NE(text.find("305 of 1,000 prompts answered and safe, 695 left, 5 failed, 1 restart\n"),
+            std::string::npos)
+      << text;
+  {
+    const io::JobLock lock(job_.journal_dir().string());
+    Status status;
+    status.state = "running";
+    status.samples_total = kRows;
+    status.done = 305;
+    status.failed = 5;
+    status.restarts = 1;
+    status.updated_unix = std::time(nullptr) - 300;
+    Session(job_).write_status(status);
+    const std::string running = to_text(look_at_job(job_.job.output), job_.job.output);
+    EXPECT_NE(running.find("5 failed"), std::string::npos) << running;
+    EXPECT_NE(running.find("1 restart"), std::string::npos) << running;
+    EXPECT_NE(running.find("the ranks last said so 5 min"), std::string::npos) << running;
+  }
+  // As a host sees it that has the folder under another name and not the input.
+  Job elsewhere = job_;
+  elsewhere.job.input = dir_ / "not-here.h5";
+  Session(job_).write_job(elsewhere);
+  const Liveness blind = look_at_job(job_.job.output);
+  EXPECT_EQ(blind.committed_rows, 305u);
+  EXPECT_EQ(blind.rows, 0u);
+  EXPECT_TRUE(json::parse(to_json(blind))["left"].is_null());
+}
+
+class PartialTest : public test::ScratchJob {};
+
+TEST_F(PartialTest, WhatIsCommittedIsExportedBesideARunningJob) {
+  EXPECT_THROW(export_committed(job_.job.output, dir_ / "part.h5"), BadInput);
+  start();
+  commit(100, 300);
+  const io::JobLock running(job_.journal_dir().string());
+  const io::ResultSummary part = export_committed(job_.job.output, dir_ / "part.h5");
+  EXPECT_EQ(part.prompts, kRows);
+  EXPECT_EQ(part.cancelled, kRows - 200);
+  EXPECT_FALSE(fs::exists(job_.job.output));
+  io::export_results((dir_ / "part.h5").string(), (dir_ / "part.jsonl").string(),
+                     {.model = "m", .answered_only = true});
+  std::ifstream lines(dir_ / "part.jsonl");
+  std::string line;
+  std::getline(lines, line);
+  EXPECT_EQ(json::parse(line)["id"], "batch_req_100");
+  std::size_t count = 1;
+  while (std::getline(lines, line)) ++count;
+  EXPECT_EQ(count, 200u);
+}
+
 TEST_F(LivenessTest, ALockOfADeadProcessIsNoSignOfLife) {
   start();
   std::string boot;

@@ -176,8 +176,8 @@ TEST(Scheduler, RefusesWhatCanNeverRun) {
   Scheduler scheduler(small());
   EXPECT_EQ(scheduler.add(request(1, 1001)), "too_long: 1001 > 1000 tokens");
   EXPECT_EQ(scheduler.add(request(1, 1000)), "too_long: 1000 tokens leave no room for an answer in 1000");
-  EXPECT_EQ(scheduler.add(request(1, 0)), "empty: the prompt has no tokens");
-  EXPECT_EQ(scheduler.add(request(1, 5, 0)), "bad_parameters: max_tokens is 0, it must be at least 1");
+  EXPECT_EQ(scheduler.add(request(1, 0)), "empty_prompt: no tokens");
+  EXPECT_EQ(scheduler.add(request(1, 5, 0)), "bad_params: max_tokens is 0, it must be at least 1");
   Request done = request(1, 5, 2);
   done.output = {7, 7};
   EXPECT_EQ(scheduler.add(std::move(done)), "bad_checkpoint: 2 tokens generated already, at most 2 wanted");

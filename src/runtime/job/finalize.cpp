@@ -74,6 +74,17 @@ std::string summary_of(const Job& job, const Journals& j, const AnswerTotals& an
   return summary_to_json(job, answers, j.session.read_runs(), j.index.health(), j.complete());
 }
 
+io::ResultSummary write_rows(const fs::path& path, const Journals& journals, const AnswerTotals& answers,
+                             const Report& report, bool partial) {
+  io::ResultOptions options;
+  options.partial = partial;
+  options.logprobs = answers.has_logprobs;
+  options.top_k = answers.top_k;
+  options.summary = [&](const io::ResultSummary&) { return report.summary; };
+  options.provenance = report.provenance;
+  return io::write_results(path.string(), journals.prompts, journals.index, options);
+}
+
 // The file under its final name, read once more: the journals are about to go.
 void reread(const fs::path& output, const io::ResultSummary& written) {
   const io::Inspection found = io::inspect_file(output.string());
@@ -126,16 +137,26 @@ Finalized finalize(const Job& job) {
     const AnswerTotals answers = total_answers(journals.index);
     out.failed_share = answers.failed_share();
     out.report = {summary_of(job, journals, answers), provenance_of(job, journals)};
-    io::ResultOptions options;
-    options.logprobs = answers.has_logprobs;
-    options.top_k = answers.top_k;
-    options.summary = [&](const io::ResultSummary&) { return out.report.summary; };
-    options.provenance = out.report.provenance;
-    out.result = io::write_results(job.job.output.string(), journals.prompts, journals.index, options);
+    out.result = write_rows(job.job.output, journals, answers, out.report, false);
   }
   reread(job.job.output, out.result);
   remove_journals(job.journal_dir());
   return out;
+}
+
+io::ResultSummary export_committed(const fs::path& output, const fs::path& to) {
+  fs::path dir = output;
+  dir += ".journal";
+  if (!fs::exists(dir / "job.json")) {
+    throw BadInput(fmt::format("{} holds no journals", dir.string()),
+                   "name the output of a job that has been started");
+  }
+  Job job = Session(dir).read_job();
+  job.job.output = output;  // the folder may be seen under another name here than where the job runs
+  const Journals journals(job);
+  const AnswerTotals answers = total_answers(journals.index);
+  const Report report{summary_of(job, journals, answers), provenance_of(job, journals)};
+  return write_rows(to, journals, answers, report, true);
 }
 
 }  // namespace nightshift::runtime

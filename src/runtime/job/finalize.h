@@ -36,4 +36,9 @@ void remove_leftovers(const Job& job);
 // caller holds the job's lock. Error when an answer is missing; journals and output are then as they were.
 Finalized finalize(const Job& job);
 
+// Writes what the journals beside OUTPUT hold by now as a result file TO; prompts without an answer become
+// "cancelled" rows. Takes no lock, so it may run at any time beside a running job. BadInput when there are no
+// journals.
+io::ResultSummary export_committed(const std::filesystem::path& output, const std::filesystem::path& to);
+
 }  // namespace nightshift::runtime

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <fstream>
@@ -13,7 +14,11 @@
 #include "core/check.h"
 #include "core/text.h"
 #include "io/inspect.h"
-#include "runtime/job/finalize.h"
+#include "io/journal.h"
+#include "io/manifest.h"
+#include "io/prompts.h"
+#include "runtime/job/report.h"
+#include "runtime/job/standing.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -58,17 +63,42 @@ std::string living_holder(const fs::path& dir) {
 // Journals tell what is durable, also when the last start died without a word.
 void count_journals(const fs::path& dir, Liveness& out) {
   try {
-    const Harvest harvest = look_at_harvest(Session(dir).read_job());
-    out.committed_rows = harvest.committed_rows;
-    out.rows = harvest.rows;
+    const auto manifest = io::read_manifest(dir.string());
+    if (!manifest) return;
+    const io::JournalIndex index(dir.string(), manifest->fingerprint());
+    out.committed_rows = index.committed_rows();
+    out.failed = count_failed(index);
+    const Session session(dir);
+    const Job job = session.read_job();
+    out.rows = io::PromptReader(session.prompts_file(job).string(), job.sampling).rows();
   } catch (const Error&) {
-    // A journal folder that is just being made, or an input that has gone: the status says what is known.
+    // A journal folder that is just being made, or an input that this host does not see: what is known is
+    // said.
   }
 }
 
-std::string stopped_or_dead(const fs::path& dir) {
-  const std::vector<RunRecord> runs = Session(dir).read_runs();
-  return !runs.empty() && !runs.back().stopped_by.empty() ? "stopped" : "dead";
+// What the result says of itself.
+void read_finished(const fs::path& output, Liveness& out) {
+  const auto root = read_result_root(output);
+  if (!root) return;
+  const json summary = json::parse(root->summary, nullptr, false);
+  if (!summary.is_object()) return;
+  out.failed = summary.value("/finish_reasons/failed"_json_pointer, std::uint64_t{0});
+  out.restarts = std::max(summary.value("starts", 1) - 1, 0);
+}
+
+std::string seconds_ago(std::int64_t unix_seconds) {
+  return format_duration(std::difftime(std::time(nullptr), static_cast<std::time_t>(unix_seconds)));
+}
+
+std::string restarts_text(int restarts) {
+  return restarts > 0 ? fmt::format(", {} restart{}", restarts, restarts == 1 ? "" : "s") : "";
+}
+
+std::string marks_of(const Liveness& l) {
+  const std::string failed =
+      l.failed > 0 ? fmt::format(", {} failed", format_count(static_cast<double>(l.failed))) : "";
+  return failed + restarts_text(l.restarts);
 }
 
 }  // namespace
@@ -80,8 +110,15 @@ Liveness look_at_job(const fs::path& output) {
   if (fs::is_directory(dir)) {
     out.status = Session(dir).read_status();
     out.holder = living_holder(dir);
-    out.state = out.holder.empty() ? stopped_or_dead(dir) : "running";
-    if (out.holder.empty()) count_journals(dir, out);
+    const std::vector<RunRecord> runs = Session(dir).read_runs();
+    const bool asked = !runs.empty() && !runs.back().stopped_by.empty();
+    out.state = !out.holder.empty() ? "running" : asked ? "stopped" : "dead";
+    out.restarts = out.status ? out.status->restarts : runs.empty() ? 0 : runs.back().number - 1;
+    if (out.holder.empty()) {
+      count_journals(dir, out);
+    } else if (out.status) {
+      out.failed = out.status->failed;
+    }
     return out;
   }
   if (!fs::exists(output)) {
@@ -95,6 +132,7 @@ Liveness look_at_job(const fs::path& output) {
                    "name the job's output");
   }
   out.rows = out.committed_rows = found.rows;
+  read_finished(output, out);
   return out;
 }
 
@@ -110,31 +148,52 @@ std::string progress_line(const Status& s) {
   return line;
 }
 
-std::string to_text(const Liveness& l, const fs::path& output) {
-  std::string text = fmt::format("{}: {}", output.string(), l.state);
-  if (l.state == "finished")
-    return text + fmt::format(", {} rows\n", format_count(static_cast<double>(l.rows)));
-  if (l.state == "running") {
-    text += fmt::format(" ({})\n", l.holder);
-    if (l.status) {
-      text +=
-          fmt::format("  {}\n  {} ranks, {} prompt and {} output tokens in {}\n", progress_line(*l.status),
-                      l.status->ranks, format_count(static_cast<double>(l.status->prompt_tokens)),
-                      format_count(static_cast<double>(l.status->output_tokens)),
-                      format_duration(l.status->elapsed_seconds));
-    }
-    return text;
-  }
+namespace {
+
+std::string running_text(const Liveness& l) {
+  std::string text = fmt::format(" ({})\n", l.holder);
+  if (!l.status) return text;
+  const Status& s = *l.status;
+  text += fmt::format("  {}\n  {} ranks, {} prompt and {} output tokens in {}{}\n", progress_line(s), s.ranks,
+                      format_count(static_cast<double>(s.prompt_tokens)),
+                      format_count(static_cast<double>(s.output_tokens)), format_duration(s.elapsed_seconds),
+                      restarts_text(l.restarts));
+  if (std::difftime(std::time(nullptr), static_cast<std::time_t>(s.updated_unix)) > kSilentSeconds)
+    text += fmt::format("  the ranks last said so {} ago\n", seconds_ago(s.updated_unix));
+  return text;
+}
+
+std::string ended_text(const Liveness& l) {
+  std::string text;
+  const auto count = [](std::uint64_t n) { return format_count(static_cast<double>(n)); };
   if (l.rows > 0) {
-    text += fmt::format(", {} of {} prompts answered and safe",
-                        format_count(static_cast<double>(l.committed_rows)),
-                        format_count(static_cast<double>(l.rows)));
+    text = fmt::format(", {} of {} prompts answered and safe, {} left", count(l.committed_rows),
+                       count(l.rows), count(l.rows - l.committed_rows));
+  } else if (l.committed_rows > 0) {
+    text = fmt::format(", {} prompts answered and safe (the input is not to be seen here)",
+                       count(l.committed_rows));
   }
-  return text + "\n  the same `nightshift run` command continues it\n";
+  return text + marks_of(l) + "\n  the same `nightshift run` command continues it\n";
+}
+
+}  // namespace
+
+std::string to_text(const Liveness& l, const fs::path& output) {
+  const std::string text = fmt::format("{}: {}", output.string(), l.state);
+  if (l.state == "finished")
+    return text + fmt::format(", {} rows{}\n", format_count(static_cast<double>(l.rows)), marks_of(l));
+  return text + (l.state == "running" ? running_text(l) : ended_text(l));
 }
 
 std::string to_json(const Liveness& l) {
-  json out{{"state", l.state}, {"holder", l.holder}, {"rows", l.rows}, {"committed_rows", l.committed_rows}};
+  const bool running = l.state == "running" && l.status.has_value();
+  const std::uint64_t done = running ? l.status->done : l.committed_rows;
+  const std::uint64_t all = running ? l.status->samples_total : l.rows;
+  json out{{"state", l.state},      {"holder", l.holder},
+           {"rows", l.rows},        {"committed_rows", l.committed_rows},
+           {"failed", l.failed},    {"done", done},
+           {"restarts", l.restarts}};
+  out["left"] = all > 0 ? json(all - std::min(done, all)) : json();
   out["status"] = l.status ? json::parse(l.status->to_json()) : json();
   return out.dump();
 }

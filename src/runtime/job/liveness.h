@@ -16,6 +16,8 @@ struct Liveness {
   std::optional<Status> status;      // as rank 0 wrote it last
   std::uint64_t committed_rows = 0;  // in the journals; of a finished job: rows of the result
   std::uint64_t rows = 0;            // of the input; 0 when it cannot be told
+  std::uint64_t failed = 0;          // answers, of those
+  int restarts = 0;                  // starts after the first
 };
 
 // `output` names the result file, whether it exists yet or not.

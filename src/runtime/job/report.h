@@ -42,6 +42,7 @@ class AnswerTotals {
 };
 
 AnswerTotals total_answers(const io::JournalIndex& index);  // reads every record once
+std::uint64_t count_failed(const io::JournalIndex& index);  // likewise
 
 // One JSON object; `runs` in order of number.
 std::string summary_to_json(const Job& job, const AnswerTotals& answers, const std::vector<RunRecord>& runs,

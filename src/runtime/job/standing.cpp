@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/params.h"
 #include "io/inspect.h"
+#include "runtime/job/retry.h"
 #include "runtime/job/session.h"
 
 namespace nightshift::runtime {
@@ -32,11 +33,22 @@ bool has_journals(const fs::path& dir) {
   return false;
 }
 
+// A bound on time changes no answer that is kept to it, and a second pass over the others wants another.
+SamplingParams what_shapes_answers(SamplingParams params) {
+  params.max_seconds = 0.0;
+  return params;
+}
+
 // What resume_conflicts() cannot explain from [sampling] alone.
-void explain_context(const io::Manifest& before, const io::Manifest& now, std::vector<std::string>& lines) {
-  const json a = json::parse(before.job_json)["model"]["max_context"];
-  const json b = json::parse(now.job_json)["model"]["max_context"];
-  if (a != b) lines.push_back(fmt::format("model.max_context: {} -> {}", a.dump(), b.dump()));
+void explain_bounds(const io::Manifest& before, const io::Manifest& now, std::vector<std::string>& lines) {
+  const json was = json::parse(before.job_json), is = json::parse(now.job_json);
+  for (const char* key : {"/model/max_context", "/job/max_answer_tokens"}) {
+    const json::json_pointer place(key);
+    const json a = was.value(place, json("auto")), b = is.value(place, json("auto"));
+    std::string name(key + 1);
+    name.replace(name.find('/'), 1, ".");
+    if (a != b) lines.push_back(fmt::format("{}: {} -> {}", name, a.dump(), b.dump()));
+  }
 }
 
 void explain_kernels(const Job& job, std::vector<std::string>& lines) {
@@ -58,21 +70,9 @@ void check_journal(const Job& job, const io::Manifest& now) {
     throw BadInput(fmt::format("{} holds journals but no manifest", dir.string()), kWaysOut);
   }
   std::vector<std::string> conflicts = io::resume_conflicts(*before, now);
-  if (before->sampling_digest != now.sampling_digest) explain_context(*before, now, conflicts);
+  if (before->sampling_digest != now.sampling_digest) explain_bounds(*before, now, conflicts);
   explain_kernels(job, conflicts);
   refuse_if(conflicts, dir);
-}
-
-io::Manifest manifest_in(const std::string& provenance) {
-  const json in = json::parse(provenance);
-  io::Manifest m;
-  m.version = in.at("manifest_version");
-  m.input_path = in.at("input_path");
-  m.input_digest = in.at("input_digest");
-  m.model_digest = in.at("model_digest");
-  m.sampling_digest = in.at("sampling_digest");
-  m.job_json = in.at("job").dump();
-  return m;
 }
 
 void check_result(const Job& job, const io::Manifest& now) {
@@ -87,7 +87,7 @@ void check_result(const Job& job, const io::Manifest& now) {
                    kWaysOut);
   }
   std::vector<std::string> conflicts = io::resume_conflicts(*before, now);
-  if (before->sampling_digest != now.sampling_digest) explain_context(*before, now, conflicts);
+  if (before->sampling_digest != now.sampling_digest) explain_bounds(*before, now, conflicts);
   refuse_if(conflicts, job.job.output);
 }
 
@@ -98,17 +98,30 @@ io::Manifest manifest_of(const Job& job, const std::string& input_digest, const 
   manifest.input_path = job.job.input.string();
   manifest.input_digest = input_digest;
   manifest.model_digest = model_digest;
-  manifest.sampling_digest =
-      digest_of(fmt::format("{} {} {} {}", params_to_json(job.sampling), job.model.dtype,
-                            job.model.max_context.value_or(0), job.run.numerics));
+  manifest.sampling_digest = digest_of(fmt::format(
+      "{} {} {} {} {}", params_to_json(what_shapes_answers(job.sampling)), job.model.dtype,
+      job.model.max_context.value_or(0), job.run.numerics, job.job.max_answer_tokens.value_or(0)));
   manifest.job_json = job_to_json(job);
   return manifest;
+}
+
+io::Manifest manifest_in(const std::string& provenance) {
+  const json in = json::parse(provenance);
+  io::Manifest m;
+  m.version = in.at("manifest_version");
+  m.input_path = in.at("input_path");
+  m.input_digest = in.at("input_digest");
+  m.model_digest = in.at("model_digest");
+  m.sampling_digest = in.at("sampling_digest");
+  m.job_json = in.at("job").dump();
+  return m;
 }
 
 Start decide_start(const Job& job, const io::Manifest& now, bool restart) {
   if (restart) return Start::fresh;
   const fs::path dir = job.journal_dir();
-  if (fs::is_directory(dir) && (has_journals(dir) || fs::exists(dir / "manifest.json"))) {
+  const bool begun = fs::is_directory(dir) && !fs::exists(dir / kReopening);
+  if (begun && (has_journals(dir) || fs::exists(dir / "manifest.json"))) {
     check_journal(job, now);
     return Start::resume;
   }

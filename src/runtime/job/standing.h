@@ -41,4 +41,6 @@ struct ResultRoot {
 };
 std::optional<ResultRoot> read_result_root(const std::filesystem::path& result);
 
+io::Manifest manifest_in(const std::string& provenance);  // of the job that wrote it
+
 }  // namespace nightshift::runtime

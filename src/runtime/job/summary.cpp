@@ -192,6 +192,13 @@ AnswerTotals total_answers(const io::JournalIndex& index) {
   return totals;
 }
 
+std::uint64_t count_failed(const io::JournalIndex& index) {
+  std::uint64_t failed = 0;
+  index.for_each(
+      [&](const io::ResultRecord& record) { failed += record.finish_reason == FinishReason::failed; });
+  return failed;
+}
+
 std::string summary_to_json(const Job& job, const AnswerTotals& answers, const std::vector<RunRecord>& runs,
                             const io::JournalHealth& health, bool complete) {
   const RunTotals totals(runs);
