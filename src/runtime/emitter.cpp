@@ -30,6 +30,7 @@ void Emitter::start(SequenceId id, const PreparedPrompt& prompt, std::int32_t sa
     active.stop = std::make_unique<StopSearch>(StopSearch{
         tokenizer::StreamDecoder(tokenizer_, true), tokenizer::StopMatcher(prompt.params.stop), {}});
   }
+  if (in_work_ != nullptr) active.slot = in_work_->add(prompt.row);
   active_.emplace(id, std::move(active));
 }
 
@@ -136,6 +137,7 @@ void Emitter::finish(std::vector<scheduler::Finished>&& finished, double now) {
     }
     ++(active.broken ? counters_.prompts_failed : counters_.prompts_done);
     journal_.append(record(active, std::move(done)));
+    if (in_work_ != nullptr) in_work_->remove(active.slot);
     active_.erase(it);
   }
 }

@@ -19,13 +19,14 @@ Start share_start(const Session& session, const parallel::Communicator& world) {
     text = nlohmann::json{{"job", job_to_json(session.read_job())},
                           {"number", runs.empty() ? 1 : runs.back().number + 1},
                           {"started", session.started_unix()},
-                          {"fingerprint", manifest->fingerprint()}}
+                          {"fingerprint", manifest->fingerprint()},
+                          {"scope", read_scope(session.dir()).to_json()}}
                .dump();
   }
   world.broadcast(text);
   const auto shared = nlohmann::json::parse(text);
   return {job_from_json(shared.at("job").get<std::string>()), shared.at("number"), shared.at("started"),
-          shared.at("fingerprint")};
+          shared.at("fingerprint"), Scope::from_json(shared.at("scope").get<std::string>())};
 }
 
 }  // namespace nightshift::runtime

@@ -6,6 +6,7 @@
 #include "core/config.h"
 #include "parallel/parallel.h"
 #include "runtime/job/session.h"
+#include "runtime/job/suspects.h"
 
 namespace nightshift::runtime {
 
@@ -15,6 +16,7 @@ struct Start {
   int number = 1;             // of this start
   std::int64_t job_unix = 0;  // the job's first start, seconds since 1970
   std::uint64_t fingerprint = 0;
+  Scope scope = {};  // the rows to work on
 };
 Start share_start(const Session& session, const parallel::Communicator& world);  // collective
 

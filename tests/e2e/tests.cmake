@@ -3,8 +3,13 @@
 function(nightshift_e2e_test name timeout)
   add_test(NAME e2e_${name} COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/tests/e2e/${name}.py ${ARGN})
   set_tests_properties(e2e_${name} PROPERTIES LABELS slow TIMEOUT ${timeout} SKIP_RETURN_CODE 77 RUN_SERIAL TRUE
-    ENVIRONMENT "NIGHTSHIFT_BIN=$<TARGET_FILE_DIR:nightshift>")
+    ENVIRONMENT "NIGHTSHIFT_BIN=$<TARGET_FILE_DIR:nightshift>;NIGHTSHIFT_FAULTS=${CMAKE_BINARY_DIR}/faults")
 endfunction()
+
+# LD_PRELOAD libraries that make a rank fail: tests/faults/NAME.c.
+add_library(crash_on_rows MODULE ${CMAKE_SOURCE_DIR}/tests/faults/crash_on_rows.c)
+target_link_libraries(crash_on_rows PRIVATE ${CMAKE_DL_LIBS})
+set_target_properties(crash_on_rows PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/faults)
 
 if(Python3_FOUND AND TARGET nightshift-rank)
   nightshift_e2e_test(geometry 600)
@@ -13,5 +18,6 @@ if(Python3_FOUND AND TARGET nightshift-rank)
   nightshift_e2e_test(bad_rows 120)
   nightshift_e2e_test(resume 300)
   nightshift_e2e_test(hangs_and_kills 300)
+  nightshift_e2e_test(restarts 600)
   nightshift_e2e_test(many_prompts 300)
 endif()
