@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -68,6 +69,8 @@ class Output {
     if (!pending_.empty()) line(std::exchange(pending_, {}));
   }
   std::vector<std::string> launcher() const { return launcher_; }
+  // When mpirun said that a rank was killed, after which it should end.
+  std::optional<Clock::time_point> rank_killed() const { return rank_killed_; }
 
  private:
   void line(const std::string& raw) {
@@ -80,6 +83,7 @@ class Output {
     }
     log_ << raw << std::endl;
     if (raw.find_first_not_of("- ") == std::string::npos) return;  // blank, or a ruler
+    if (!rank_killed_ && raw.find("exited on signal") != std::string::npos) rank_killed_ = Clock::now();
     launcher_.push_back(raw);
     if (launcher_.size() > kKeptLines) launcher_.erase(launcher_.begin());
   }
@@ -89,6 +93,7 @@ class Output {
   bool srun_;
   std::string pending_;
   std::vector<std::string> launcher_;
+  std::optional<Clock::time_point> rank_killed_;
 };
 
 struct Child {
@@ -242,7 +247,9 @@ RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem:
     ::poll(fds, 2, kTickMilliseconds);
     stopper.look();
     if (open && fds[1].revents != 0) open = drain(child.output, output);
-    if (!tick()) stopper.give_up();
+    // Open MPI 4 has been seen to wait for ever for ranks that were killed while they started.
+    const auto killed = output.rank_killed();
+    if (!tick() || (killed && Clock::now() > *killed + kKillAfter)) stopper.give_up();
   }
   end_orphans();
   while (open) open = drain(child.output, output);

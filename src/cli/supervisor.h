@@ -31,9 +31,9 @@ class SignalsHeld {
 };
 
 struct RanksEnd {
-  int code = 0;                       // exit code of the launcher; 128 + signal when a signal ended it
-  bool stop_asked = false;            // a signal came
-  bool given_up = false;              // ended because `tick` said so
+  int code = 0;             // exit code of the launcher; 128 + signal when a signal ended it
+  bool stop_asked = false;  // a signal came
+  bool given_up = false;    // ended because `tick` said so, or because it did not end behind a killed rank
   std::vector<std::string> launcher;  // last lines that are not from a rank
 };
 

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 
-from hangs_and_kills import FOLLOWER, LAST, LEADER, PATIENCE, SP2_TP2, TP2, TWO_SP2, Job, name_of
-from harness import Workplace, columns, command, h5py, rank_pids, report, status, write_job
+from hangs_and_kills import FOLLOWER, LAST, LEADER, ONE, PATIENCE, SP2_TP2, TP2, TWO_SP2, Job, name_of
+from harness import Workplace, columns, command, h5py, rank_pids, report, run, status, write_job
 
 KILLERS = [37, 151]
 HANG_SECONDS = 3
@@ -21,17 +21,17 @@ HANG_SECONDS = 3
 
 def end_of(job, child):
     """What a job that is left alone has said."""
-    code = child.wait(timeout=PATIENCE)
+    code = child.wait(timeout=2 * PATIENCE)
     said = (job.work / "log").read_text()
     assert code == 0, f"exit code {code}: {said[-3000:]}"
     assert not rank_pids(job.work), "ranks are still there"
     return said
 
 
-def goes_on(job, geometry, rank, disturb, expected, **run):
+def goes_on(job, geometry, rank, disturb, expected, **settings):
     """A disturbed job completes by itself, in two starts."""
     (job.work / "log").unlink(missing_ok=True)
-    child = job.start(geometry, **run)
+    child = job.start(geometry, **settings)
     done = job.wait_for_answers(child)
     os.kill(rank_pids(job.work)[rank], disturb)
     start = time.time()
@@ -53,22 +53,20 @@ def goes_on(job, geometry, rank, disturb, expected, **run):
 def repeated_kills(job, times):
     """One kill per start, each after new answers: more of them than max_restarts allows in a row."""
     (job.work / "log").unlink(missing_ok=True)
-    child = job.start(TP2, max_restarts=1)
-    kills, last = 0, -1
+    child = job.start(ONE, max_restarts=1)
+    kills, enough = 0, 10
     while child.poll() is None:
-        now = status(job.output)
-        pids = rank_pids(job.work)
-        if kills < times and now.get("state") == "running" and now["done"] > max(last, 0) and len(pids) == 2:
-            last = now["done"] + 20  # what is durable by then is an answer more than before
+        now, pids = status(job.output), rank_pids(job.work)
+        if kills < times and now.get("state") == "running" and now["done"] >= enough and pids:
+            time.sleep(1.2)  # by now the answers that were counted are in the journal
+            enough = status(job.output)["done"] + 10
             kills += 1
-            time.sleep(1.5)
-            os.kill(pids[kills % 2], signal.SIGKILL)
-            time.sleep(0.5)
+            os.kill(pids[0], signal.SIGKILL)
         time.sleep(0.02)
-    end_of(job, child)
-    assert kills == times, f"only {kills} kills: the job was too short"
+    said = end_of(job, child)
+    assert kills == times and said.count("1 of at most 1 times in a row)\n") >= times, f"{kills} kills: {said[-3000:]}"
     job.check_result(f"{times} kills")
-    print(f"{name_of(TP2)}: {times} kills, each after progress, max_restarts = 1: same bytes", flush=True)
+    print(f"{name_of(ONE)}: {times} kills, each after progress, max_restarts = 1: same bytes", flush=True)
 
 
 def gives_up(job):
@@ -83,11 +81,10 @@ def gives_up(job):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
     said = (job.work / "log").read_text()
-    assert child.wait(timeout=5) == 1, said[-3000:]
+    assert child.poll() == 1, f"exit code {child.poll()}: {said[-3000:]}"
     assert "1 of at most 1 times" in said and "the same command continues the job" in said, said[-3000:]
     print("killed at every start: ended after one restart", flush=True)
-    child = job.start(TP2)
-    end_of(job, child)
+    run(job.write(job.output, ONE, at_a_time=64), ranks=0, extra=["--resume"])
     job.check_result("continued")
 
 
@@ -103,7 +100,7 @@ def killers(job, geometry):
     restarts = len(re.findall("the ranks start again", done.stderr))
     crashed = re.findall(r"the prompt in row (\d+) is set aside", done.stderr)
     assert sorted(map(int, crashed)) == KILLERS, crashed
-    assert restarts <= 2 * 10, f"{restarts} restarts"
+    assert restarts <= len(KILLERS) * (2 + 7 + 3), f"{restarts} restarts"  # held at 2, halved from some 100 rows, tried 3 times
     found = columns(job.output)
     with h5py.File(job.output) as f:
         reasons = {v: k for k, v in h5py.check_enum_dtype(f["results/finish_reason"].dtype).items()}
@@ -132,9 +129,8 @@ def main():
         goes_on(job, SP2_TP2, FOLLOWER, signal.SIGKILL, r"signal 9|exit code 137")
         goes_on(job, TWO_SP2, LAST, signal.SIGSTOP, rf"rank \d on \S+ has got nowhere for {HANG_SECONDS} s", hang_seconds=HANG_SECONDS)
         gives_up(job)
-        repeated_kills(job, 3)
+        repeated_kills(job, 2)
     with Workplace("crashes") as work, Job(work, 200) as job:
-        killers(job, TP2)
         killers(job, {"replicas": 2, "sequence": 1, "tensor": 1})
 
 
