@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/preflight.h"
+#include "cli/starts.h"
 #include "cli/supervisor.h"
 #include "cli/terminal.h"
 #include "core/text.h"
@@ -14,7 +15,6 @@
 #include "io/lock.h"
 #include "runtime/job/finalize.h"
 #include "runtime/job/limits.h"
-#include "runtime/job/liveness.h"
 #include "runtime/job/retry.h"
 
 namespace nightshift::cli {
@@ -146,23 +146,6 @@ class Workplace {
   bool complete_ = false;
 };
 
-// Starts the ranks and waits for them.
-RanksEnd run_to_end(const Preflight& p, const Workplace& place, Terminal& terminal) {
-  terminal.message(
-      fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
-  const Session& session = place.session();
-  std::error_code ignored;
-  fs::remove(session.dir() / "status.json", ignored);  // of an earlier start
-  return run_ranks(p.command, session.dir() / "ranks.log", terminal, [&] {
-    try {
-      const auto status = session.read_status();
-      if (status) terminal.progress(status->state, runtime::progress_line(*status));
-    } catch (const Error&) {
-      // Replaced while it was read, as shared file systems let it happen: the next look will do.
-    }
-  });
-}
-
 // Of a launcher's many words: nothing when a rank has ended the job, because it has said why; else the line
 // that tells of a killed rank; else all.
 std::vector<std::string> worth_showing(const std::vector<std::string>& lines) {
@@ -230,7 +213,8 @@ Exit run(const RunOptions& options) {
   // death.
   const SignalsHeld held(SignalsHeld::AtEnd::drop);
   if (!runtime::look_at_harvest(p.job).complete()) {
-    const RanksEnd end = run_to_end(p, place, terminal);
+    terminal.message(fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
+    const RanksEnd end = Starts(p, place.session(), terminal).run();
     const runtime::Harvest harvest = runtime::look_at_harvest(p.job);
     if (!harvest.complete()) return incomplete(end, harvest, place.session(), terminal);
   }

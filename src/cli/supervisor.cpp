@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -68,6 +69,8 @@ class Output {
     if (!pending_.empty()) line(std::exchange(pending_, {}));
   }
   std::vector<std::string> launcher() const { return launcher_; }
+  // When mpirun said that a rank was killed, after which it should end.
+  std::optional<Clock::time_point> rank_killed() const { return rank_killed_; }
 
  private:
   void line(const std::string& raw) {
@@ -80,6 +83,7 @@ class Output {
     }
     log_ << raw << std::endl;
     if (raw.find_first_not_of("- ") == std::string::npos) return;  // blank, or a ruler
+    if (!rank_killed_ && raw.find("exited on signal") != std::string::npos) rank_killed_ = Clock::now();
     launcher_.push_back(raw);
     if (launcher_.size() > kKeptLines) launcher_.erase(launcher_.begin());
   }
@@ -89,6 +93,7 @@ class Output {
   bool srun_;
   std::string pending_;
   std::vector<std::string> launcher_;
+  std::optional<Clock::time_point> rank_killed_;
 };
 
 struct Child {
@@ -159,12 +164,20 @@ class Stopper {
 
   int fd() const { return fd_; }
   bool asked() const { return requests_ > 0; }
+  bool given_up() const { return given_up_; }
+
+  // Ranks that hang: nothing that they have is worth waiting for.
+  void give_up() {
+    if (std::exchange(given_up_, true)) return;
+    ::kill(launcher_, SIGTERM);
+    kill_at_ = Clock::now() + kKillAfter;
+  }
 
   void look() {
     signalfd_siginfo info{};
     while (::read(fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info))
       ask(static_cast<int>(info.ssi_signo));
-    if (requests_ == 2 && Clock::now() > kill_at_) ask(SIGTERM);
+    if ((requests_ == 2 || given_up_) && Clock::now() > kill_at_) ::kill(-launcher_, SIGKILL);
   }
 
  private:
@@ -188,6 +201,7 @@ class Stopper {
   Terminal& terminal_;
   int fd_ = -1;
   int requests_ = 0;
+  bool given_up_ = false;
   Clock::time_point kill_at_;
 };
 
@@ -222,7 +236,7 @@ SignalsHeld::~SignalsHeld() {
 }
 
 RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem::path& log,
-                   Terminal& terminal, const std::function<void()>& tick) {
+                   Terminal& terminal, const std::function<bool()>& tick) {
   Output output(log, terminal, command.argv.front() == "srun");
   const Child child = start(command);
   Stopper stopper(child.pid, terminal);
@@ -234,7 +248,9 @@ RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem:
     ::poll(fds, 2, kTickMilliseconds);
     stopper.look();
     if (open && fds[1].revents != 0) open = drain(child.output, output);
-    tick();
+    // Open MPI 4 has been seen to wait for ever for ranks that were killed while they started.
+    const auto killed = output.rank_killed();
+    if (!tick() || (killed && Clock::now() > *killed + kKillAfter)) stopper.give_up();
   }
   end_orphans();
   while (open) open = drain(child.output, output);
@@ -242,7 +258,19 @@ RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem:
   output.finish();
   tick();
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), stopper.asked(),
-          output.launcher()};
+          stopper.given_up(), output.launcher()};
+}
+
+bool pause_unless_stopped(double seconds) {
+  const auto until = Clock::now() + std::chrono::duration<double>(seconds);
+  const sigset_t signals = SignalsHeld::signals();
+  for (double left = seconds; left > 0.0;
+       left = std::chrono::duration<double>(until - Clock::now()).count()) {
+    const auto whole = static_cast<std::time_t>(left);
+    const timespec rest{whole, static_cast<long>((left - static_cast<double>(whole)) * 1e9)};
+    if (::sigtimedwait(&signals, nullptr, &rest) > 0) return false;
+  }
+  return true;
 }
 
 }  // namespace nightshift::cli

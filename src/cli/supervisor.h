@@ -31,15 +31,20 @@ class SignalsHeld {
 };
 
 struct RanksEnd {
-  int code = 0;                       // exit code of the launcher; 128 + signal when a signal ended it
-  bool stop_asked = false;            // a signal came
+  int code = 0;             // exit code of the launcher; 128 + signal when a signal ended it
+  bool stop_asked = false;  // a signal came
+  bool given_up = false;    // ended because `tick` said so, or because it did not end behind a killed rank
   std::vector<std::string> launcher;  // last lines that are not from a rank
 };
 
 // Runs the command to its end. The first stop signal becomes SIGUSR1 for the launcher, which hands it to the
 // ranks: they finish their step, save and leave. The second becomes SIGTERM, the third SIGKILL. `tick` is
-// called a few times a second. Hold the signals (SignalsHeld) around it.
+// called a few times a second; when it returns false, the ranks get SIGTERM, and SIGKILL where that does not
+// help. Hold the signals (SignalsHeld) around it.
 RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem::path& log,
-                   Terminal& terminal, const std::function<void()>& tick);
+                   Terminal& terminal, const std::function<bool()>& tick);
+
+// Sleeps; false when a signal asks for a stop meanwhile. Only under SignalsHeld.
+bool pause_unless_stopped(double seconds);
 
 }  // namespace nightshift::cli

@@ -67,6 +67,12 @@ void visit_keys(JobT& job, Visitor&& v) {
     "running answers are saved so often; 0: only when the job is stopped");
   v("run", "stop_before_end_seconds", job.run.stop_before_end_seconds, Legal{0, 1e9, {}},
     "save running answers and stop so long before the allocation ends");
+  v("run", "max_restarts", job.run.max_restarts, Legal{0, 1e6, {}},
+    "restarts of the ranks after failures, in a row without a new answer; 0: the first failure ends the job");
+  v("run", "hang_seconds", job.run.hang_seconds, Legal{0, 1e9, {}},
+    "a rank that gets nowhere for so long counts as failed; 0: wait for ever");
+  v("run", "crash_tries", job.run.crash_tries, Legal{0, 1e6, {}},
+    "a prompt that was in work at so many failures, at the last one alone, becomes a failed row; 0: never");
   v("run", "trace", job.run.trace, any,
     "a .json file for what every rank did when (Chrome trace, Perfetto); empty: none");
 }

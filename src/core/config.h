@@ -62,7 +62,10 @@ struct Job {
     std::string kernels = "auto";   // auto | portable | avx512_bf16: one set for all ranks
     double checkpoint_seconds = 30;
     double stop_before_end_seconds = 120;
-    std::filesystem::path trace;  // .json; empty: none
+    std::int64_t max_restarts = 5;  // of the ranks after failures, in a row without an answer
+    double hang_seconds = 300;      // a rank that gets nowhere for so long has failed; 0: never
+    std::int64_t crash_tries = 3;   // failures of its ranks until a prompt is set aside; 0: never
+    std::filesystem::path trace;    // .json; empty: none
   } run;
 
   std::filesystem::path file;  // where it came from

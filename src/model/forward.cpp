@@ -87,6 +87,7 @@ kernels::MatrixView<float> ForwardPass::run(const StepBatch& batch, Layout layou
                   rows_of(buffers_.normed, slice.size())};
   embed(batch, step);
   for (int layer = 0; layer < config_.shape.layers; ++layer) {
+    if (on_layer_) on_layer_();
     attention_block(layer, step);
     mlp_block(layer, step);
   }

@@ -9,6 +9,8 @@
 #pragma once
 
 #include <array>
+#include <functional>
+#include <utility>
 
 #include "kernels/kernels.h"
 #include "model/files/model_files.h"
@@ -33,6 +35,7 @@ class ForwardPass {
   const Shard& shard(parallel::Layout layout) const { return shards_[static_cast<std::size_t>(layout)]; }
   const parallel::Range& vocabulary() const { return vocabulary_; }  // of this rank's logits, in any layout
   StepBuffers& buffers() { return buffers_; }
+  void on_layer(std::function<void()> call) { on_layer_ = std::move(call); }  // before each
   StepTimer& timer() { return timer_; }
   std::int64_t kv_bytes() const { return static_cast<std::int64_t>(cache_.bytes()); }
   std::int64_t table_bytes() const { return 4 * (cos_.rows() * cos_.cols() + sin_.rows() * sin_.cols()); }
@@ -80,7 +83,8 @@ class ForwardPass {
   const float eps_;
   StepTimer timer_;
   std::vector<std::int64_t> send_bytes_, receive_bytes_;  // of an exchange, by rank of its group
-  std::vector<std::int32_t> local_rows_;                  // of sampled rows in this slice
+  std::function<void()> on_layer_;
+  std::vector<std::int32_t> local_rows_;  // of sampled rows in this slice
 };
 
 }  // namespace nightshift::model

@@ -61,7 +61,9 @@ struct Model::Impl {
         weights(config, options.mesh, *backend),
         forward(config, weights, options.limits, options.mesh, *backend),
         sampler(real_tokens(config, options), config.stop_ids),
-        sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {}
+        sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {
+    forward.on_layer(options.on_layer);
+  }
 
   void run(const BatchPlan& plan, parallel::Layout layout);
   void sample(kernels::MatrixView<float> logits, StepResult& result);

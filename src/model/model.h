@@ -27,6 +27,7 @@ struct ModelOptions {
   // The replica that this rank computes in; null: a replica of one. Must outlive the model. Construction,
   // destruction, submit() and logits() are then collective over the replica, and loading over the world.
   const parallel::DeviceMesh* mesh = nullptr;
+  std::function<void()> on_layer = {};  // called before every layer of a step: a sign of life from long ones
 };
 
 struct LoadProgress {

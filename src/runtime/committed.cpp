@@ -40,6 +40,14 @@ Committed Committed::load(const std::string& journal_dir, std::uint64_t job, std
   return done;
 }
 
+void Committed::keep_to(const Scope& scope) {
+  std::string outside(bits_.size(), scope.only ? '\xff' : '\0');
+  for (const PromptRow row : scope.rows) {
+    if (row / 8 < outside.size()) outside[row / 8] = static_cast<char>(outside[row / 8] ^ 1 << (row % 8));
+  }
+  for (std::size_t i = 0; i < bits_.size(); ++i) bits_[i] = static_cast<char>(bits_[i] | outside[i]);
+}
+
 bool Committed::rows(PromptRow first, std::uint64_t count) const {
   for (PromptRow at = first; at < first + count; ++at) {
     if (!row(at)) return false;

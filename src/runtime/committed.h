@@ -8,6 +8,7 @@
 
 #include "io/io.h"
 #include "parallel/parallel.h"
+#include "runtime/job/suspects.h"
 
 namespace nightshift::runtime {
 
@@ -18,6 +19,8 @@ class Committed {
  public:
   static Committed load(const std::string& journal_dir, std::uint64_t job, std::uint64_t rows,
                         const parallel::Communicator& ranks);  // collective
+
+  void keep_to(const Scope& scope);  // what lies outside of it counts as done
 
   bool row(PromptRow row) const { return (bits_[row / 8] >> (row % 8) & 1) != 0; }
   bool rows(PromptRow first, std::uint64_t count) const;  // all of them

@@ -19,17 +19,25 @@ Desk::Desk(const Session& session, const Start& start, const parallel::Communica
       chat_(
           tokenizer::ChatTemplate::load(start.job.model.path, start.job.model.chat_template, start.job_unix)),
       plan_(make_work_plan(prompts_, leaders)),
-      queue_(leaders, plan_.units.size()) {}
+      queue_(leaders, plan_.units.size()) {
+  committed_.keep_to(start.scope);
+}
 
-bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, std::function<bool()> going) {
+bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, Heartbeat& heartbeat,
+                 std::function<bool()> going) {
   constexpr auto kNoBound = std::numeric_limits<std::int64_t>::max();
   const Preparer preparer(tokenizer_, chat_, shape.vocab,
                           start_.job.job.max_answer_tokens.value_or(kNoBound));
   const auto ahead =
       static_cast<std::size_t>(std::clamp<std::int64_t>(start_.job.schedule.max_sequences, 16, 256));
-  Intake intake(prompts_, preparer, committed_, plan_, queue_, ahead);
+  InWork in_work(session_.dir(), journal_number);
+  Intake intake(prompts_, preparer, committed_, plan_, queue_, ahead,
+                [&](PromptRow first, std::uint64_t count) {
+                  heartbeat.beat();
+                  in_work.reading(first, count);
+                });
   io::ResultJournal journal(session_.dir().string(), journal_number, start_.fingerprint);
-  Emitter emitter(tokenizer_, journal, replica.counters());
+  Emitter emitter(tokenizer_, journal, replica.counters(), &in_work);
   Engine engine(intake, replica, emitter, shape, start_.job.sampling.seed, start_.job.run.checkpoint_seconds,
                 [&] {
                   progress_.tick(replica.counters(), emitter.active());

@@ -7,6 +7,7 @@
 
 #include "runtime/committed.h"
 #include "runtime/intake.h"
+#include "runtime/job/heartbeat.h"
 #include "runtime/progress.h"
 #include "runtime/replica.h"
 #include "runtime/start.h"
@@ -24,14 +25,15 @@ class Desk {
   Progress& progress() { return progress_; }
 
   // Takes prompts and journals answers until there are none left (true) or `going` says stop (false).
-  // `journal_number`: of this rank in the job. The clock is the replica's.
-  bool serve(Replica& replica, const ModelShape& shape, int journal_number, std::function<bool()> going);
+  // `journal_number`: of this rank in the job. The clock is the replica's. `heartbeat`: of this rank.
+  bool serve(Replica& replica, const ModelShape& shape, int journal_number, Heartbeat& heartbeat,
+             std::function<bool()> going);
 
  private:
   const Session& session_;
   const Start& start_;
   io::PromptReader prompts_;
-  Committed committed_;
+  Committed committed_;  // and what is out of this start's scope
   Progress progress_;
   tokenizer::Tokenizer tokenizer_;
   tokenizer::ChatTemplate chat_;

@@ -33,6 +33,7 @@ void Emitter::start(SequenceId id, const PreparedPrompt& prompt, std::int32_t sa
         tokenizer::StreamDecoder(tokenizer_, true), tokenizer::StopMatcher(prompt.params.stop), {}});
   }
   if (const io::ProgressRecord* begun = prompt.begun_of(sample)) take_up(active, *begun);
+  if (in_work_ != nullptr) active.slot = in_work_->add(prompt.row);
   active_.emplace(id, std::move(active));
 }
 
@@ -201,6 +202,7 @@ void Emitter::finish(std::vector<scheduler::Finished>&& finished, double now) {
     ++(active.broken || active.timed_out ? counters_.prompts_failed : counters_.prompts_done);
     timed_ -= active.max_seconds > 0 ? 1 : 0;
     journal_.append(record(active, std::move(done)));
+    if (in_work_ != nullptr) in_work_->remove(active.slot);
     active_.erase(it);
   }
 }

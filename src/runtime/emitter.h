@@ -11,6 +11,7 @@
 
 #include "io/io.h"
 #include "runtime/intake.h"
+#include "runtime/job/in_work.h"
 #include "runtime/job/session.h"
 #include "scheduler/scheduler.h"
 #include "tokenizer/tokenizer.h"
@@ -20,8 +21,10 @@ namespace nightshift::runtime {
 class Emitter {
  public:
   // `counters` takes prompts, tokens and latencies. All references must outlive the emitter.
-  Emitter(const tokenizer::Tokenizer& tokenizer, io::ResultJournal& journal, RunCounters& counters)
-      : tokenizer_(tokenizer), journal_(journal), counters_(counters) {}
+  // `in_work`, which may be null, is told what has begun and what has ended.
+  Emitter(const tokenizer::Tokenizer& tokenizer, io::ResultJournal& journal, RunCounters& counters,
+          InWork* in_work = nullptr)
+      : tokenizer_(tokenizer), journal_(journal), counters_(counters), in_work_(in_work) {}
 
   // A prompt that cannot run: one failed row.
   void fail(const PreparedPrompt& prompt, const std::string& reason, double now);
@@ -64,6 +67,7 @@ class Emitter {
     double max_seconds = 0.0, since_s = -1.0;  // begun at, in this start
     bool broken = false;                       // NaN logits
     bool timed_out = false;
+    std::size_t slot = 0;  // of in_work_
     std::unique_ptr<StopSearch> stop;
     std::vector<float> chosen_logprobs;
     std::vector<TokenLogprob> top_logprobs;
@@ -79,6 +83,7 @@ class Emitter {
   const tokenizer::Tokenizer& tokenizer_;
   io::ResultJournal& journal_;
   RunCounters& counters_;
+  InWork* in_work_;
   std::unordered_map<SequenceId, Active> active_;
   std::size_t timed_ = 0;  // of them, with a bound on their time
 };

@@ -10,7 +10,9 @@ void Follower::run() {
   const double start = replica_.now();
   for (bool end = false; !end;) {
     const double before = replica_.now();
+    working(result_.has_value());  // the leader of an idle replica is silent
     Orders orders = replica_.receive();
+    working(true);
     if (!result_) counters.idle_seconds += replica_.now() - before;  // the leader had nothing to run
     end = orders.end;
     obey(std::move(orders));
@@ -37,6 +39,10 @@ std::optional<StepResult> Follower::step() {
   const BatchPlan& plan = replica_.plan();
   if (plan.empty()) return std::nullopt;
   return replica_.execute(plan);
+}
+
+void Follower::working(bool yes) const {
+  if (heartbeat_ != nullptr) heartbeat_->working(yes);
 }
 
 }  // namespace nightshift::runtime

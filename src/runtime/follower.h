@@ -4,21 +4,26 @@
 
 #include <optional>
 
+#include "runtime/job/heartbeat.h"
 #include "runtime/replica.h"
 
 namespace nightshift::runtime {
 
 class Follower {
  public:
-  explicit Follower(Replica& replica) : replica_(replica) {}  // which must outlive it
+  // Both must outlive it; `heartbeat` may be null.
+  explicit Follower(Replica& replica, Heartbeat* heartbeat = nullptr)
+      : replica_(replica), heartbeat_(heartbeat) {}
 
   void run();  // until the leader says that it ends
 
  private:
   void obey(Orders&& orders);
   std::optional<StepResult> step();
+  void working(bool yes) const;
 
   Replica& replica_;
+  Heartbeat* heartbeat_;
   std::optional<StepResult> result_;  // of the step not yet committed
 };
 

@@ -130,13 +130,14 @@ WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communi
 }
 
 Intake::Intake(const io::PromptReader& prompts, const Preparer& preparer, const Committed& committed,
-               const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead)
+               const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead, Reading reading)
     : prompts_(prompts),
       preparer_(preparer),
       committed_(committed),
       plan_(plan),
       queue_(queue),
       ahead_(ahead),
+      reading_(std::move(reading)),
       rows_behind_(plan.order.size()) {
   for (std::size_t place = plan.order.size(); place-- > 0;) {
     rows_behind_[place] = rows_left_;
@@ -228,18 +229,7 @@ void Intake::read_ahead() {
 void Intake::prepare_unit(const parallel::Unit& unit) {
   for (std::uint64_t done = 0; done < unit.count;) {
     const std::uint64_t count = std::min(kReadRows, unit.count - done);
-    std::vector<PreparedPrompt> prepared;
-    for (io::Prompt& prompt : prompts_.read(unit.first + done, count)) {
-      std::vector<std::int32_t> samples;
-      const auto n = static_cast<std::int32_t>(prompt.error.empty() ? prompt.params.n : 1);
-      for (std::int32_t s = 0; s < n; ++s) {
-        if (!committed_.sample(prompt.row, s)) samples.push_back(s);
-      }
-      if (samples.empty()) continue;
-      prepared.push_back(preparer_.prepare(std::move(prompt)));
-      prepared.back().samples = std::move(samples);
-      preparer_.take_up(prepared.back(), committed_.checkpoints().read(prepared.back().row));
-    }
+    std::vector<PreparedPrompt> prepared = prepare_rows(unit.first + done, count);
     done += count;
     const std::lock_guard lock(mutex_);
     if (stopping_) return;
@@ -247,6 +237,29 @@ void Intake::prepare_unit(const parallel::Unit& unit) {
     rows_in_work_ -= count;
     changed_.notify_all();
   }
+}
+
+std::vector<PreparedPrompt> Intake::prepare_rows(PromptRow first, std::uint64_t count) const {
+  std::vector<PreparedPrompt> prepared;
+  reading(first, count);
+  for (io::Prompt& prompt : prompts_.read(first, count)) {
+    std::vector<std::int32_t> samples;
+    const auto n = static_cast<std::int32_t>(prompt.error.empty() ? prompt.params.n : 1);
+    for (std::int32_t s = 0; s < n; ++s) {
+      if (!committed_.sample(prompt.row, s)) samples.push_back(s);
+    }
+    if (samples.empty()) continue;
+    reading(prompt.row, 1);
+    prepared.push_back(preparer_.prepare(std::move(prompt)));
+    prepared.back().samples = std::move(samples);
+    preparer_.take_up(prepared.back(), committed_.checkpoints().read(prepared.back().row));
+  }
+  reading(0, 0);
+  return prepared;
+}
+
+void Intake::reading(PromptRow first, std::uint64_t count) const {
+  if (reading_) reading_(first, count);
 }
 
 }  // namespace nightshift::runtime

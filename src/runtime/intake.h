@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <mutex>
 #include <optional>
@@ -65,9 +66,11 @@ WorkPlan make_work_plan(const io::PromptReader& prompts, const parallel::Communi
 
 class Intake {
  public:
+  // Which rows are being read or tokenized from now on; a count of 0: none. Called on the intake's thread.
+  using Reading = std::function<void(PromptRow first, std::uint64_t count)>;
   // `ahead`: prompts kept ready. All references must outlive the intake.
   Intake(const io::PromptReader& prompts, const Preparer& preparer, const Committed& committed,
-         const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead);
+         const WorkPlan& plan, parallel::WorkQueue& queue, std::size_t ahead, Reading reading = {});
   ~Intake();
 
   // Claims units as far as they are needed soon, and as far as this replica's share goes. `in_scheduler`:
@@ -81,6 +84,8 @@ class Intake {
   double share() const;
   void read_ahead();
   void prepare_unit(const parallel::Unit& unit);
+  std::vector<PreparedPrompt> prepare_rows(PromptRow first, std::uint64_t count) const;
+  void reading(PromptRow first, std::uint64_t count) const;
 
   const io::PromptReader& prompts_;
   const Preparer& preparer_;
@@ -88,6 +93,7 @@ class Intake {
   const WorkPlan& plan_;
   parallel::WorkQueue& queue_;
   const std::size_t ahead_;
+  const Reading reading_;
 
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;

@@ -59,6 +59,7 @@ class Rank {
         threads_(threads),
         start_(share_start(session, world)),
         stop_time_(start_.seconds_left, start_.job.run.stop_before_end_seconds),
+        heartbeat_(session.dir(), world.rank(), beat_period(start_.job.run.hang_seconds)),
         files_(model::open_model_files(start_.job.model.path)),
         mesh_(world, legal_degrees(start_.job, files_.config.shape)),
         leaders_(world.split(mesh_.leads() ? 0 : 1, world.rank())),
@@ -72,6 +73,7 @@ class Rank {
 
   void run() {
     check_kernels();
+    heartbeat_.working(true);
     record(false, 0.0);  // from now on the journal knows of this start, whatever happens
     if (!start_.job.run.trace.empty()) {
       trace_.emplace(begin_trace(world_));
@@ -84,13 +86,14 @@ class Rank {
     const double seconds = seconds_since(loop);
     close_trace();
     count_at_end(*model_, mesh_, before, counters_);
-    const bool all_complete = world_.min(complete ? 1 : 0) == 1;
+    const bool all_complete = world_.min(complete ? 1 : 0) == 1 && start_.scope.whole();
     record(all_complete, seconds);
     if (desk_) desk_->progress().end(all_complete);
   }
 
  private:
   void note(const std::string& state, const std::string& text) {
+    heartbeat_.beat();
     if (desk_) desk_->progress().note(state, text);
   }
 
@@ -101,6 +104,7 @@ class Rank {
     options.tokenizer_size = tokenizer_size();
     options.kernels = start_.job.run.kernels;
     options.mesh = &mesh_;
+    options.on_layer = [this] { heartbeat_.beat(); };
     const Clock::time_point begin = Clock::now();
     auto model = model::Model::load(files_, options, [&](const model::LoadProgress& p) {
       counters_.load_bytes = p.own;
@@ -164,9 +168,10 @@ class Rank {
         mesh_.replica(), scheduler, executor, counters_, [&] { return job_age + seconds_since(begin_); },
         trace);
     if (desk_) {
-      return desk_->serve(replica, files_.config.shape, world_.rank(), [this] { return going(); });
+      return desk_->serve(replica, files_.config.shape, world_.rank(), heartbeat_,
+                          [this] { return going(); });
     }
-    Follower(replica).run();
+    Follower(replica, &heartbeat_).run();
     return true;
   }
 
@@ -179,6 +184,7 @@ class Rank {
   void wait_for_the_others() {
     const TraceScope scope(trace_ ? &*trace_ : nullptr, "wait for all");
     const auto tick = [this](bool force) {
+      heartbeat_.beat();
       if (desk_) desk_->progress().tick(counters_, 0, force);
     };
     const Clock::time_point begin = Clock::now();
@@ -224,6 +230,7 @@ class Rank {
   Start start_;
   StopTime stop_time_;
   std::string stopped_by_;  // what ended this leader's work early
+  Heartbeat heartbeat_;
   model::ModelFiles files_;
   parallel::DeviceMesh mesh_;
   parallel::Communicator leaders_;  // of the replicas; the followers have one of their own, without use

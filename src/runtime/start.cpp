@@ -41,13 +41,15 @@ Start share_start(const Session& session, const parallel::Communicator& world) {
                           {"number", runs.empty() ? 1 : runs.back().number + 1},
                           {"started", session.started_unix()},
                           {"fingerprint", manifest->fingerprint()},
-                          {"seconds_left", seconds_left()}}
+                          {"seconds_left", seconds_left()},
+                          {"scope", read_scope(session.dir()).to_json()}}
                .dump();
   }
   world.broadcast(text);
   const auto shared = nlohmann::json::parse(text);
   Start start{job_from_json(shared.at("job").get<std::string>()), shared.at("number"), shared.at("started"),
-              shared.at("fingerprint"), std::nullopt};
+              shared.at("fingerprint"), std::nullopt,
+              Scope::from_json(shared.at("scope").get<std::string>())};
   if (const auto& left = shared.at("seconds_left"); !left.is_null()) start.seconds_left = left.get<double>();
   return start;
 }

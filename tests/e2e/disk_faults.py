@@ -12,9 +12,9 @@ import subprocess
 import time
 
 import harness
-from harness import NIGHTSHIFT, Workplace, assert_same, chats, columns, report, run, write_job, write_prompts
+from harness import FAULTS, NIGHTSHIFT, Workplace, assert_same, chats, columns, report, run, write_job, write_prompts
 
-LIBRARY = NIGHTSHIFT.parent / "disk_faults.so"
+LIBRARY = FAULTS / "disk_faults.so"
 OPTIONS = {"sampling": {"temperature": 0.7, "max_tokens": 40, "ignore_eos": True}, "schedule": {"max_sequences": 4}}
 
 # (what breaks, word in the path, call, calls that still work, errno, program, words of the message)

@@ -60,15 +60,17 @@ class Job:
                 os.kill(pid, signal.SIGKILL)
             self.child.wait()
 
-    def write(self, output, geometry, at_a_time=2):
+    sampling = {"temperature": 0.6, "max_tokens": 60, "ignore_eos": True}
+
+    def write(self, output, geometry, at_a_time=2, **run):
         """Few prompts at a time make a slow job: its ranks speak of it twice a second, and two kills must find it running."""
         return write_job(self.work / "job.toml", self.prompts, output, parallel=geometry, schedule={"max_sequences": at_a_time},
-                         sampling={"temperature": 0.6, "max_tokens": 60, "ignore_eos": True})
+                         sampling=self.sampling, run=run)
 
-    def start(self, geometry):
+    def start(self, geometry, **run):
         pathlib.Path(f"{self.output}.journal", "status.json").unlink(missing_ok=True)  # what a killed start said last
         log = open(self.work / "log", "a")
-        self.child = subprocess.Popen(command(self.write(self.output, geometry), ranks=0), stdout=log, stderr=log)
+        self.child = subprocess.Popen(command(self.write(self.output, geometry, **run), ranks=0), stdout=log, stderr=log)
         return self.child
 
     def wait_for_answers(self, child):
@@ -106,7 +108,7 @@ def stand_still(job, geometry, rank):
 
 
 def kill(job, geometry, rank):
-    child = job.start(geometry)
+    child = job.start(geometry, max_restarts=0)
     done = job.wait_for_answers(child)
     start = time.time()
     os.kill(rank_pids(job.work)[rank], signal.SIGKILL)

@@ -26,6 +26,7 @@ import tiny_tasks  # noqa: E402
 
 MODEL = ROOT / "inputs" / "models" / "tiny-tasks"
 NIGHTSHIFT = pathlib.Path(os.environ["NIGHTSHIFT_BIN"]) / "nightshift"
+FAULTS = NIGHTSHIFT.parent.parent / "faults"  # LD_PRELOAD libraries: tests/faults
 # The columns that must not depend on the geometry or the history of a run.
 ANSWER_COLUMNS = ["id", "row", "sample", "text", "tokens", "offsets", "finish_reason", "error", "prompt_tokens", "output_tokens",
                   "logprobs", "top_tokens", "top_logprobs"]

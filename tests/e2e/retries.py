@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import harness
-from harness import NIGHTSHIFT, Workplace, assert_same, chats, columns, h5py, report, run, write_job, write_prompts
+from harness import FAULTS, NIGHTSHIFT, Workplace, assert_same, chats, columns, h5py, report, run, write_job, write_prompts
 
 ROWS = 60
 ALL_COLUMNS = harness.ANSWER_COLUMNS + ["cached_tokens", "started_s", "first_token_s", "finished_s"]
@@ -83,7 +83,7 @@ def partial_lines(output, path):
 def retry_journal(work, prompts, calm):
     """The same while the job is not finished: its result cannot be written at first."""
     output = work / "open.h5"
-    no_room = {"LD_PRELOAD": str(NIGHTSHIFT.parent / "disk_faults.so"), "DISK_FAULT_PATH": "open.h5.tmp-",
+    no_room = {"LD_PRELOAD": str(FAULTS / "disk_faults.so"), "DISK_FAULT_PATH": "open.h5.tmp-",
                "DISK_FAULT_CALL": "write", "DISK_FAULT_ERRNO": "ENOSPC"}
     run(timed_job(work, prompts, output, 1e-4), expect=1, env=no_room)
     lines = partial_lines(output, work / "part.jsonl")

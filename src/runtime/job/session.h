@@ -7,8 +7,11 @@
 //   input.h5                front end: the prompts, when the job's input is JSONL
 //   rank-*.journal          every rank: finished rows (io room)
 //   status.json             rank 0, about once a second, replaced atomically: `nightshift status` and the
-//   progress line run-0001.json ...       rank 0, once per start: geometry, counters and latency sketches of
-//   that start
+//                           progress line; the front end while it waits to start the ranks again
+//   run-0001.json ...       rank 0, once per start: geometry, counters and latency sketches of that start
+//   beat-*, in-work-*       every rank, every leader: for the front end, which looks for hangs and for
+//                           prompts that kill (heartbeat.h, in_work.h)
+//   scope.json              front end: what this start works on (suspects.h); suspects.json: for itself
 //
 // Front end and ranks meet only here; nothing below needs MPI, Kokkos or CUDA.
 #pragma once
