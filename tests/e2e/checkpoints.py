@@ -13,7 +13,7 @@ import time
 from harness import Workplace, assert_same, chats, columns, command, rank_pids, report, run, status, write_job, write_prompts
 
 PROMPTS = 14
-TOKENS = 1000  # of most answers: far more than one of the starts generates before it is disturbed
+TOKENS = 800  # of most answers: far more than one of the starts generates before it is disturbed
 PATIENCE = 60  # seconds until something must have happened
 
 ONE = {"sequence": 1, "tensor": 1, "replicas": 1}
@@ -151,7 +151,7 @@ def stop_at_once(job):
 def stop_in_time(job):
     """The end of the allocation is near: the job leaves by itself when half of what was left is used. Meanwhile it must stand still,
     for it would be done before."""
-    left = 12
+    left = 18
     start = time.time()
     child = job.start(TP2, {"SLURM_JOB_END_TIME": str(int(start) + left)}, stop_before_end_seconds=60.0)
     job.await_work(child)
