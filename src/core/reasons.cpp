@@ -7,7 +7,7 @@ namespace nightshift {
 namespace {
 
 constexpr std::array kReasons{
-    FailureReason{"bad_checkpoint", "saved tokens do not fit the bounds of the answer", true},
+    FailureReason{"bad_checkpoint", "saved tokens do not fit the bounds of the answer", false},
     FailureReason{"bad_messages", "the chat messages are no JSON array of messages", false},
     FailureReason{"bad_params", "a parameter has a wrong name, kind or value", false},
     FailureReason{"bad_template", "the chat template refuses the messages", false},

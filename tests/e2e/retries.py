@@ -59,7 +59,7 @@ def timed_job(work, prompts, output, seconds):
 def retry_result(work, prompts, calm):
     """A finished result whose odd rows ran out of time: they alone run again."""
     output = work / "timed.h5"
-    run(timed_job(work, prompts, output, 1e-4))
+    run(timed_job(work, prompts, output, 1e-4), ranks=2, settings=["parallel.sequence=2"])  # the follower ends them as well
     before = columns(output, ALL_COLUMNS)
     failed = [reason == "failed" for reason in reasons(output)]
     assert failed == [row % 2 == 1 for row in range(ROWS)], failed

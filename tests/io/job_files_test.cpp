@@ -222,8 +222,9 @@ TEST(Inspect, TellsWhatIsInAFile) {
   const nlohmann::json json = nlohmann::json::parse(to_json(results));
   EXPECT_EQ(json["tokens_per_row"]["total"], tokens);
   EXPECT_EQ(json["attributes"]["nightshift_format"], "results/1");
-  EXPECT_NE(to_text(results).find("/results/finish_reason     enum (stop, length, failed, cancelled, repetition)"),
-            std::string::npos)
+  EXPECT_NE(
+      to_text(results).find("/results/finish_reason     enum (stop, length, failed, cancelled, repetition)"),
+      std::string::npos)
       << to_text(results);
   test::spill(s.path("x.h5"), "no");
   EXPECT_THROW(inspect_file(s.path("x.h5")), BadInput);
