@@ -147,5 +147,20 @@ TEST(Slurm, RanksLearnTheEndOfTheAllocation) {
   EXPECT_EQ(command.environment.count("SLURM_JOB_END_TIME"), 0u);
 }
 
+TEST(Slurm, SeveralNodesNeedOneSidedCommunication) {
+  Machine machine;
+  machine.slurm = Slurm{.nodes = 2, .has_srun = true, .has_pmix = true};
+  const auto chosen = [&](int ranks) {
+    const auto environment =
+        launch_command(resolve_geometry(Job(), ranks, machine), machine, "r", "d").environment;
+    const auto found = environment.find("OMPI_MCA_osc");
+    return found == environment.end() ? "" : found->second;
+  };
+  EXPECT_EQ(chosen(2), "^none");
+  EXPECT_EQ(chosen(1), "") << "one node is enough for one rank";
+  machine.one_sided_chosen = true;
+  EXPECT_EQ(chosen(2), "");
+}
+
 }  // namespace
 }  // namespace nightshift::runtime

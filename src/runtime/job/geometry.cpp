@@ -100,8 +100,18 @@ std::map<std::string, std::string> waiting_environment(const Geometry& geometry)
   return environment;
 }
 
+// The work queue counts in memory of rank 0. Debian's configuration of Open MPI switches off all components
+// that can do so across nodes without special hardware; "^none" switches off none, as without a
+// configuration.
+void allow_one_sided(std::map<std::string, std::string>& environment, const Geometry& geometry,
+                     const Machine& machine) {
+  if (geometry.ranks > geometry.ranks_per_node && !machine.one_sided_chosen)
+    environment["OMPI_MCA_osc"] = "^none";
+}
+
 std::map<std::string, std::string> rank_environment(const Geometry& geometry, const Machine& machine) {
   std::map<std::string, std::string> environment = waiting_environment(geometry);
+  allow_one_sided(environment, geometry, machine);
   if (machine.slurm && machine.slurm->end_time)
     environment["SLURM_JOB_END_TIME"] = std::to_string(*machine.slurm->end_time);
   return environment;

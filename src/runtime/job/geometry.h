@@ -25,6 +25,8 @@ struct Machine {
   bool root = false;
   bool single_copy = true;  // processes may read each other's memory; many containers forbid it
 
+  bool one_sided_chosen = false;  // the user or the site names Open MPI's components for it in OMPI_MCA_osc
+
   std::optional<Slurm> slurm;  // when this process stands in an allocation
 };
 Machine probe_machine();

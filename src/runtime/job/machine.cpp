@@ -166,6 +166,7 @@ Machine probe_machine() {
   machine.shared_bytes = free_shared_memory();
   machine.root = ::geteuid() == 0;
   machine.single_copy = may_copy_between_processes();
+  machine.one_sided_chosen = std::getenv("OMPI_MCA_osc") != nullptr;
   machine.slurm = probe_slurm();
   if (compiled_with_cuda() && machine.slurm && machine.slurm->gpus_on_node)
     machine.gpus = *machine.slurm->gpus_on_node;
