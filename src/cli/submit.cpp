@@ -136,8 +136,8 @@ std::string text_of(const std::vector<std::string>& command) {
 Exit show(const runtime::Submission& s, const std::string& script, int chain) {
   std::cerr << text_of(runtime::sbatch_command(s)) << "\n";
   if (chain > 1) {
-    std::cerr << fmt::format("and {} more, each behind the one before:\n{}\n", chain - 1,
-                             text_of(runtime::sbatch_command(s, "ID")));
+    std::cerr << fmt::format("and {} more, each behind those before:\n{}\n", chain - 1,
+                             text_of(runtime::sbatch_command(s, {"IDS"})));
   }
   std::cout << script;
   return Exit::done;
@@ -146,17 +146,16 @@ Exit show(const runtime::Submission& s, const std::string& script, int chain) {
 // Prints the ids as they come, so that what is queued is known when a later one is refused.
 Exit submit_all(const runtime::Submission& s, const std::string& script, int chain) {
   fs::create_directories(s.output.parent_path());  // of the log too, which Slurm would not make
-  std::string before;
   std::vector<std::string> ids;
   for (int i = 0; i < chain; ++i) {
-    const std::string printed = submit(runtime::sbatch_command(s, before), script);
+    const std::string printed = submit(runtime::sbatch_command(s, ids), script);
     const auto id = runtime::parse_job_id(printed);
     if (!id) {
       throw Error(fmt::format("sbatch printed no job id: {}", printed),
                   "an option behind -- may have changed what it prints; look with squeue --me");
     }
     std::cout << *id << std::endl;
-    ids.push_back(before = *id);
+    ids.push_back(*id);
   }
   std::cerr << fmt::format("{}: submitted; progress: nightshift status {}; stop: scancel {}\n", s.job_name,
                            runtime::shell_quoted(s.output.string()), fmt::join(ids, " "));

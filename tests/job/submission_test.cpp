@@ -132,8 +132,9 @@ TEST(SbatchCommand, OptionsThenWordsOfTheUser) {
 }
 
 TEST(SbatchCommand, ChainsRunUntilOneFinishes) {
-  EXPECT_TRUE(has(sbatch_command(submission(), "41"), "--dependency=afternotok:41"));
-  EXPECT_TRUE(has(sbatch_command(submission(), "41"), "--kill-on-invalid-dep=yes"));
+  EXPECT_TRUE(has(sbatch_command(submission(), {"41"}), "--dependency=afternotok:41"));
+  EXPECT_TRUE(has(sbatch_command(submission(), {"41", "42"}), "--dependency=afternotok:41:42"));
+  EXPECT_TRUE(has(sbatch_command(submission(), {"41"}), "--kill-on-invalid-dep=yes"));
   EXPECT_FALSE(has(sbatch_command(submission()), "--kill-on-invalid-dep=yes"));
 }
 

@@ -132,7 +132,7 @@ std::string render(const std::string& text, const std::string& template_name, co
   return out + text.substr(from);
 }
 
-std::vector<std::string> sbatch_command(const Submission& submission, const std::string& after) {
+std::vector<std::string> sbatch_command(const Submission& submission, const std::vector<std::string>& after) {
   std::vector<std::string> command{"sbatch", "--parsable", "--job-name=" + submission.job_name,
                                    "--output=" + log_file(submission)};
   if (!submission.inputs.empty())
@@ -140,7 +140,7 @@ std::vector<std::string> sbatch_command(const Submission& submission, const std:
   for (const auto& [name, value] : submission.options) command.push_back(fmt::format("--{}={}", name, value));
   // Nothing is left to do behind a job that finished, so Slurm drops its successor.
   if (!after.empty()) {
-    command.push_back("--dependency=afternotok:" + after);
+    command.push_back(fmt::format("--dependency=afternotok:{}", fmt::join(after, ":")));
     command.push_back("--kill-on-invalid-dep=yes");
   }
   command.insert(command.end(), submission.extra.begin(), submission.extra.end());

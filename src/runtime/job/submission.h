@@ -35,9 +35,11 @@ std::filesystem::path find_template(const std::string& name, const std::filesyst
 // array). BadInput for another @WORD@, and when @INPUTS@ and the submission's inputs do not go together.
 std::string render(const std::string& text, const std::string& template_name, const Submission& submission);
 
-// The command that reads the script from its standard input and prints the job's id. `after`: the job
-// before it in a chain, which it follows unless that one finished the work.
-std::vector<std::string> sbatch_command(const Submission& submission, const std::string& after = {});
+// The command that reads the script from its standard input and prints the job's id. `after`: the jobs before
+// it in a chain, which it follows unless one of them has finished the work. All of them: a job that Slurm
+// dropped counts as one that did not succeed, so that behind it the chain would go on.
+std::vector<std::string> sbatch_command(const Submission& submission,
+                                        const std::vector<std::string>& after = {});
 
 // Result of an array's task: answers.h5 and part-07.jsonl make answers-part-07.h5. BadInput where two inputs
 // would make the same.
