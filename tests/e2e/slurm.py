@@ -2,14 +2,16 @@
 """nightshift under a real Slurm of several nodes on this machine: a chain past the time limit, `scontrol requeue`, a lost node, an
 array. Every result has the bytes of a run without Slurm.
 
-    slurm.py [SCENARIO...]        chain, requeue, lost_node, array
+    slurm.py [SCENARIO...]        chain, requeue, lost_node, lost_node_mpirun, array
 """
+import datetime
 import pathlib
+import shutil
 import sys
 
 import harness
 from harness import NIGHTSHIFT, Workplace, assert_same, chats, columns, run, write_job, write_prompts
-from slurm_cluster import SlurmCluster, wait_for, why_not
+from slurm_cluster import SlurmCluster, environment_of, wait_for, why_not
 
 OPTIONS = {"sampling": {"temperature": 0.6, "max_tokens": 60, "ignore_eos": True}, "schedule": {"max_sequences": 4},
            "run": {"threads": 1}}
@@ -50,6 +52,23 @@ class Scenario:
     def wait_until_over(self, job_id):
         return wait_for(f"{self.name}: the end of job {job_id}", lambda: self.over(job_id), PATIENCE)
 
+    def check_ranks(self, count, launcher):
+        """What the ranks find in their environment when they start."""
+        environments = [environment_of(pid) for pid in self.cluster.processes() if self.is_rank(pid)]
+        assert len(environments) == count, f"{self.name}: {len(environments)} ranks, not {count}"
+        end = datetime.datetime.fromisoformat(self.cluster.job(self.ids[0])["EndTime"]).timestamp()
+        for variables in environments:
+            assert f"SLURM_JOB_END_TIME={end:.0f}" in variables, f"{self.name}: {sorted(variables)}"
+            steps = [v for v in variables if v.startswith("SLURM_STEP_ID=") and v[14:].isdigit()]
+            assert bool(steps) == (launcher == "srun"), f"{self.name}: {steps}, to be started by {launcher}"
+
+    def is_rank(self, pid):
+        try:
+            words = pathlib.Path("/proc", str(pid), "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            return False
+        return words[0].endswith("nightshift-rank") and f"{self.name}" in words[1]
+
     def check(self, calm):
         """calm: {"": the undisturbed result} or, of an array, {"-part-0": ..., ...}"""
         for part, expected in calm.items():
@@ -61,8 +80,8 @@ class Scenario:
 
 def start_chain(scenario):
     """One-minute jobs. Slurm looks every 30 s and may send the signal as much early, so each works for 10 s at least."""
-    scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "schedule.max_sequences=2", "--",
-                    "--signal=B:USR1@20", "--nodelist=n1")
+    scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "schedule.max_sequences=2",
+                    "--set", "run.stop_before_end_seconds=0", "--", "--signal=B:USR1@20", "--nodelist=n1")
 
 
 def finish_chain(scenario):
@@ -78,6 +97,7 @@ def finish_chain(scenario):
 def start_requeue(scenario):
     scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n[2-3]")
     scenario.wait_until_under_way()
+    scenario.check_ranks(2, "srun")
     scenario.cluster.command("scontrol", "requeue", scenario.ids[0])
 
 
@@ -87,7 +107,7 @@ def finish_requeue(scenario):
 
 def start_lost_node(scenario):
     """Not the node of the batch script: Slurm would have to find out itself, which takes its SlurmdTimeout."""
-    scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n4", "--exclude=n[1-3]")
+    scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n4", "--exclude=n[1-3,7-9]")
     scenario.wait_until_under_way()
     batch, other = scenario.cluster.job(scenario.ids[0])["BatchHost"], scenario.cluster.job(scenario.ids[0])["NodeList"]
     assert (batch, other) == ("n4", "n[4-5]"), (batch, other)
@@ -109,9 +129,34 @@ def finish_second_start(scenario, what):
     return f"{what}, done at start {int(job['Restarts']) + 1}"
 
 
+def start_lost_node_mpirun(scenario):
+    """mpirun ends at once when a node goes: the batch script finds out why, and asks for another start."""
+    scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n7", "--exclude=n[1-6]",
+                    f"--export=ALL,PATH={path_without_pmix(scenario)}")
+    scenario.wait_until_under_way()
+    scenario.cluster.lose_node("n8")
+
+
+def finish_lost_node_mpirun(scenario):
+    text = finish_second_start(scenario, "lost a node under mpirun")
+    assert "back into the queue" in scenario.log(), scenario.log()
+    return text
+
+
+def path_without_pmix(scenario):
+    """Where srun says that it has no PMIx, mpirun starts the ranks."""
+    programs, path = scenario.output.parent / "without-pmix", scenario.cluster.environment["PATH"]
+    programs.mkdir(exist_ok=True)
+    srun = programs / "srun"
+    srun.write_text('#!/bin/bash\n[[ $1 != --mpi=list ]] || { echo "MPI plugin types are none"; exit; }\n'
+                    f'exec {shutil.which("srun", path=path)} "$@"\n')
+    srun.chmod(0o755)
+    return f"{programs}:{path}"
+
+
 def start_array(scenario):
     scenario.submit("--template", "array", *(word for part in PARTS for word in ("--input", scenario.file.parent / part)),
-                    "--ranks", "1", "--", "--exclude=n[2-6]")
+                    "--ranks", "2", "--", "--nodelist=n1", "--exclude=n[2-9]")
 
 
 def finish_array(scenario):
@@ -129,7 +174,7 @@ def undisturbed(work):
         made[name] = work / f"calm-{name}"
         run(write_job(work / "calm.toml", work / name, made[name], **OPTIONS), ranks=2)
     whole = {"": made["prompts.h5"]}
-    return {"chain": whole, "requeue": whole, "lost_node": whole,
+    return {"chain": whole, "requeue": whole, "lost_node": whole, "lost_node_mpirun": whole,
             "array": {"-" + pathlib.Path(part).stem: made[part] for part in PARTS}}
 
 
@@ -139,8 +184,8 @@ def main():
         sys.exit(77)
     with Workplace("slurm") as work:
         calm = undisturbed(work)
-        with SlurmCluster(work / "slurm", 6) as cluster:
-            # At the same time: most of it is what Slurm takes to notice things. The array waits for the chain's node.
+        with SlurmCluster(work / "slurm", 9) as cluster:
+            # At the same time: most of it is what Slurm takes to notice things.
             scenarios = {name: Scenario(cluster, work, name) for name in sys.argv[1:] or calm}
             for name, scenario in scenarios.items():
                 globals()[f"start_{name}"](scenario)
