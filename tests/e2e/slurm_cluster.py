@@ -215,8 +215,8 @@ class SlurmCluster:
             time.sleep(0.05)
 
     def show_logs(self):
-        for log in sorted(self.base.glob("*.log")) + sorted(self.base.glob("*.out")):
-            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-15:], sep="\n")
+        for log in sorted(self.base.glob("*.log")):
+            print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-10:], sep="\n")
 
 
 def kill(pid):
