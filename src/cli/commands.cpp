@@ -88,8 +88,8 @@ void add_all(Front& front) {
       "  nightshift run jobs/quickstart.toml --ranks 2\n");
   app.add_flag("--version", front.version, "Print version, git revision and compiled kernel sets");
   app.get_formatter()->column_width(34);
-  for (const auto add : {add_run, add_convert, add_inspect, add_status, add_report, add_tokenize, add_help,
-                         add_completion, add_manual}) {
+  for (const auto add : {add_run, add_submit, add_convert, add_inspect, add_status, add_report, add_tokenize,
+                         add_help, add_completion, add_manual}) {
     add(front);
   }
 }

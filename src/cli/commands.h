@@ -19,6 +19,7 @@ struct Front {
 };
 
 void add_run(Front& front);
+void add_submit(Front& front);
 void add_convert(Front& front);
 void add_inspect(Front& front);
 void add_status(Front& front);

@@ -105,25 +105,29 @@ void check_prompts(const std::string& prompts_file, const Preflight& checked) {
   }
 }
 
-Preflight check_job(Job job, int ranks, bool restart, bool retry_failed) {
+Preflight check_files(Job job) {
   check_input(job.job.input);
   check_writable(job.job.output, "job.output");
   if (!job.run.trace.empty()) check_writable(job.run.trace, "run.trace");
-  check_kernels(job.run.kernels);
-  const runtime::Machine machine = runtime::probe_machine();
   ModelFacts facts = read_model_facts(job.model.path, job.model.chat_template);
-  check_degrees(job, facts.files.config.shape);
-  const runtime::Geometry geometry = runtime::resolve_geometry(job, ranks, machine);
   Preflight p{.job = std::move(job), .model = std::move(facts)};
-  p.machine = machine;
-  p.geometry = geometry;
+  check_degrees(p.job, p.model.files.config.shape);
+  resolve_context(p.job, p.model.files.config);
+  if (p.job.job.input.extension() != ".jsonl") check_prompts(p.job.job.input.string(), p);
+  return p;
+}
+
+Preflight check_job(Job job, int ranks, bool restart, bool retry_failed) {
+  check_kernels(job.run.kernels);
+  Preflight p = check_files(std::move(job));
+  p.machine = runtime::probe_machine();
+  p.geometry = runtime::resolve_geometry(p.job, ranks, p.machine);
+  const runtime::Geometry& geometry = p.geometry;
   const model::ModelConfig& config = p.model.files.config;
-  resolve_context(p.job, config);
   p.job.parallel.replicas = geometry.replicas;
   p.job.parallel.sequence = geometry.degrees.sequence;
   p.job.parallel.tensor = geometry.degrees.tensor;
   p.memory = least_memory(p.job, config, geometry.degrees);
-  if (p.job.job.input.extension() != ".jsonl") check_prompts(p.job.job.input.string(), p);
   p.manifest = runtime::manifest_of(p.job, input_digest(p.job.job.input), p.model.digest());
   p.start = runtime::decide_start(p.job, p.manifest, restart);
   const bool reopens = p.start == runtime::Start::complete && retry_failed;

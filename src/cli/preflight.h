@@ -24,7 +24,10 @@ struct Preflight {
   model::MemoryNeed memory = {};  // with the least KV cache that can work
 };
 
-// Throws BadInput, with the way out, for whatever would make the job fail later.
+// What does not depend on the machine: input, model, prompts and places to write. Fills in job and model.
+Preflight check_files(Job job);
+
+// All of it. Throws BadInput, with the way out, for whatever would make the job fail later.
 Preflight check_job(Job job, int ranks, bool restart, bool retry_failed);
 
 // The prompts of a job fit its model: refuses chat messages without a chat template.

@@ -6,11 +6,27 @@
 
 #include "core/check.h"
 #include "kernels/kernels.h"
+#include "runtime/job/slurm.h"
 #include "runtime/runtime.h"
 
 namespace {
 
 using namespace nightshift;
+
+// The launcher's word for the place of this rank among those of its node; -1 without one.
+int local_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}) {
+    if (const char* value = std::getenv(name)) return std::atoi(value);
+  }
+  return -1;
+}
+
+// Every rank sees one GPU of its node, its own. Before MPI starts, which may look for GPUs too.
+void bind_device() {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string device = runtime::device_of_rank(visible != nullptr ? visible : "", local_rank());
+  if (!device.empty()) ::setenv("CUDA_VISIBLE_DEVICES", device.c_str(), 1);
+}
 
 int report(const std::string& what, Exit exit) {
   // In one piece: launchers put the rank's number in front of each.
@@ -34,6 +50,7 @@ int work(const char* session_dir) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  bind_device();
   parallel::Environment mpi(&argc, &argv);
   if (argc != 2)
     return report("usage: nightshift-rank SESSION_DIR; start jobs with `nightshift run`", Exit::bad_input);

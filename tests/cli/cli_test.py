@@ -23,7 +23,7 @@ BIN = pathlib.Path(os.environ["NIGHTSHIFT_BIN"])
 MODEL = ROOT / "inputs" / "models" / "tiny-tasks"
 PROMPTS = ROOT / "inputs" / "prompts" / "quickstart.h5"
 LINES = ROOT / "inputs" / "prompts" / "quickstart.jsonl"
-COMMANDS = ["run", "convert", "inspect", "status", "report", "tokenize", "help", "completion", "manual"]
+COMMANDS = ["run", "submit", "convert", "inspect", "status", "report", "tokenize", "help", "completion", "manual"]
 
 
 def nightshift(*arguments, stdin="", env=None, cwd=None):
@@ -85,7 +85,7 @@ class CommandLine(Case):
 
     def test_unknown_names_are_met_with_the_nearest(self):
         self.refused("rnu", words=["unknown command rnu", "did you mean run?"])
-        self.refused("frobnicate", words=["unknown command", "commands: run, convert"])
+        self.refused("frobnicate", words=["unknown command", "commands: run, submit, convert"])
         self.refused("run", "job.toml", "--dryrun", words=["unknown option --dryrun", "did you mean --dry-run?"])
         self.refused("run", "job.toml", "--rank=2", words=["unknown option --rank", "did you mean --ranks?"])
         self.refused("--versoin", words=["did you mean --version?"])
@@ -314,6 +314,62 @@ class Output(Case):
     def test_launcher_must_be_there(self):
         self.run_refused_env = dict(os.environ, PATH="/nonexistent")
         self.refused("run", self.job(), words=["mpirun is not in PATH"], env=self.run_refused_env)
+
+    def test_submit_dry_run_prints_command_and_script_and_leaves_no_trace(self):
+        before = sorted(map(str, self.dir.rglob("*")))
+        done = nightshift("submit", self.job(), "--dry-run", "--time", "1:00", "--set", "sampling.temperature=0.5", "--", "--qos=low")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        script = self.dir / "job.sbatch"
+        script.write_text(done.stdout)
+        self.assertEqual(subprocess.run(["bash", "-n", script]).returncode, 0)
+        self.assertIn(f"exec {BIN.resolve() / 'nightshift'} run {self.dir / 'job.toml'} --set sampling.temperature=0.5\n", done.stdout)
+        self.assertTrue(done.stderr.startswith("sbatch --parsable "), done.stderr)
+        self.assertTrue(done.stderr.endswith(" --time=1:00 --qos=low\n"), done.stderr)
+        self.assertIn(f"--output={self.dir}/out/answers-%j.log", done.stderr)
+        script.unlink()
+        self.assertEqual(sorted(map(str, self.dir.rglob("*"))), sorted([*before, str(self.dir / "job.toml")]))
+
+    def test_submit_templates_are_sound_scripts(self):
+        for name, extra in {"single": [], "multi": ["--nodes", "3"], "preemptible": ["--chain", "2"],
+                            "array": ["--input", PROMPTS, "--input", LINES, "--set", "job.output=/tmp/x y.h5"]}.items():
+            if name == "array":
+                shutil.copy(LINES, self.dir / "lines.jsonl")
+                extra[3] = self.dir / "lines.jsonl"
+            done = nightshift("submit", self.job(), "--dry-run", "--template", name, *extra)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode, 0, name)
+            self.assertNotRegex(done.stdout, "@[A-Z]+@", name)
+            self.assertEqual("--dependency=afternotok:" in done.stderr, name == "preemptible")
+
+    def test_submit_refuses_what_the_job_would_be_refused_for(self):
+        self.refused("submit", self.job(job__input=self.dir / "none.h5"), words=["no input", "none.h5"])
+        self.refused("submit", self.job(model__path=self.dir), words=["config.json"])
+        self.refused("submit", self.job(), "--template", "arry", words=["did you mean array"])
+        self.refused("submit", self.job(), "--template", "array", words=["--input"])
+        self.refused("submit", self.job(), "--input", PROMPTS, words=["--template array"])
+        self.refused("submit", self.job(), "--chain", "0", words=["--chain"])
+        self.refused("submit", self.job(), "--template", "array", "--input", PROMPTS, "--input", PROMPTS, words=["two inputs"])
+
+    def test_submit_without_slurm(self):
+        self.refused("submit", self.job(), words=["sbatch is not in PATH", "--dry-run"], env={"PATH": "/nonexistent"})
+
+    def test_submit_passes_sbatch_the_script_and_the_chain(self):
+        """A program of the test's own stands in for sbatch: it keeps what it is given. tests/e2e/slurm.py has the real one."""
+        fake = self.dir / "sbatch"
+        fake.write_text('#!/bin/bash\ncd "$(dirname "$0")"\nn=$(ls script.* 2> /dev/null | wc -l)\n'
+                        'printf "%s\\n" "$@" > words.$n\ncat > script.$n\n((n < 2)) || exit 1\necho "$((100 + n));east"\n')
+        fake.chmod(0o755)
+        env = {**os.environ, "PATH": f"{self.dir}:{os.environ['PATH']}"}
+        done = nightshift("submit", self.job(), "--chain", "2", env=env)
+        self.assertEqual((done.returncode, done.stdout), (0, "100\n101\n"), done.stderr)
+        self.assertIn("scancel 100 101", done.stderr)
+        self.assertNotIn("--dependency", (self.dir / "words.0").read_text())
+        self.assertIn("--dependency=afternotok:100\n", (self.dir / "words.1").read_text())
+        dry = nightshift("submit", self.job(), "--dry-run", env=env).stdout
+        for n in range(2):
+            self.assertEqual((self.dir / f"script.{n}").read_text(), dry)
+        self.assertTrue((self.dir / "out").is_dir(), "the log's folder, which Slurm would not make")
+        self.refused("submit", self.job(), words=["sbatch refused the job"], code=1, env=env)
 
     def test_status_and_report_of_nothing(self):
         self.refused("status", self.dir / "none.h5", words=["exists"])

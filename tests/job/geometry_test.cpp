@@ -99,7 +99,7 @@ TEST(Geometry, BrokenReplicasAreRefusedWithTheNearestNumbers) {
   EXPECT_NE(
       refusal(job_with(2, 2, 1), 2, machine).find("contradicts parallel.replicas = 2, which takes 4 ranks"),
       std::string::npos);
-  machine.slurm = Machine::Slurm{.nodes = 1, .tasks = 6};
+  machine.slurm = Slurm{.nodes = 1, .tasks = 6};
   EXPECT_NE(refusal(job_with({}, 4, 1), 0, machine).find("SLURM_NTASKS = 6"), std::string::npos);
   EXPECT_NE(refusal(job_with(1'000'000, 1'000'000, 1'000'000), 0, machine).find("more than 1000000 ranks"),
             std::string::npos);
@@ -114,8 +114,7 @@ TEST(Geometry, RefusesWhatThisVersionCannotRun) {
 
 TEST(Geometry, AnAllocationSaysHowManyRanks) {
   Machine machine = machine_with(16, 1);
-  machine.slurm =
-      Machine::Slurm{.nodes = 4, .tasks = 8, .cpus_per_task = 5, .has_srun = true, .has_pmix = true};
+  machine.slurm = Slurm{.nodes = 4, .tasks = 8, .cpus_per_task = 5, .has_srun = true, .has_pmix = true};
   const Geometry g = resolve_geometry(Job(), 0, machine);
   EXPECT_EQ(g.ranks, 8);
   EXPECT_EQ(g.ranks_per_node, 2);
@@ -149,7 +148,7 @@ TEST(LaunchCommand, OversubscribedRanksFloat) {
 
 TEST(LaunchCommand, SrunInsideAnAllocationThatCanStartMpi) {
   Machine machine = machine_with(16, 1);
-  machine.slurm = Machine::Slurm{.nodes = 2, .has_srun = true, .has_pmix = true};
+  machine.slurm = Slurm{.nodes = 2, .has_srun = true, .has_pmix = true};
   const LaunchCommand command = launch_command(resolve_geometry(Job(), 0, machine), machine, "rank", "dir");
   EXPECT_EQ(command.argv.front(), "srun");
   EXPECT_TRUE(has(command, "--mpi=pmix"));

@@ -2,8 +2,11 @@
 #include "runtime/job/geometry.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 
 #include "core/check.h"
+#include "runtime/job/shell.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -46,23 +49,39 @@ int replicas_of(const Job& job, int ranks, const parallel::Degrees& degrees, con
   return std::max(1, default_ranks(machine) / degrees.ranks());
 }
 
-int cores_for(const Machine& machine, int ranks_per_node) {
-  const auto& slurm = machine.slurm;
-  if (slurm && slurm->cpus_per_task) return *slurm->cpus_per_task * ranks_per_node;
-  return machine.cores;
+// Ranks on each node: as Slurm has laid its tasks out, when these are the ranks; else consecutive ranks in
+// even shares.
+std::vector<int> ranks_on_nodes(int ranks, const Machine& machine) {
+  if (machine.slurm) {
+    const std::vector<int>& tasks = machine.slurm->tasks_on_node;
+    if (std::accumulate(tasks.begin(), tasks.end(), 0) == ranks) return tasks;
+  }
+  const int nodes = std::min(machine.slurm ? machine.slurm->nodes : 1, ranks);
+  std::vector<int> shares(static_cast<std::size_t>(nodes), ranks / nodes);
+  for (int node = 0; node < ranks % nodes; ++node) ++shares[static_cast<std::size_t>(node)];
+  return shares;
 }
 
-bool needs_quotes(const std::string& word) {
-  return word.empty() || word.find_first_not_of(
-                             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                             "_-+=:,./%@") != std::string::npos;
+// What ranks may use of a node. Slurm counts CPUs, which may be hardware threads; where this process stands
+// on a node, it sees the cores too.
+int cores_of_node(std::size_t node, int ranks_there, const Machine& machine) {
+  if (!machine.slurm) return machine.cores;
+  const Slurm& slurm = *machine.slurm;
+  if (slurm.cpus_per_task) return *slurm.cpus_per_task * ranks_there;
+  if (node >= slurm.cpus_on_node.size()) return machine.cores;
+  const int cpus = slurm.cpus_on_node[node];
+  return slurm.on_a_node ? std::min(cpus, machine.cores) : cpus;
 }
 
-std::string quoted(const std::string& word) {
-  if (!needs_quotes(word)) return word;
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
+// Every rank runs as many threads as the one with the fewest cores can.
+void share_cores(Geometry& geometry, std::optional<std::int64_t> threads, const Machine& machine) {
+  const std::vector<int> ranks = ranks_on_nodes(geometry.ranks, machine);
+  geometry.ranks_per_node = *std::max_element(ranks.begin(), ranks.end());
+  int least = std::numeric_limits<int>::max();
+  for (std::size_t node = 0; node < ranks.size(); ++node)
+    least = std::min(least, cores_of_node(node, ranks[node], machine) / ranks[node]);
+  geometry.threads = static_cast<int>(threads.value_or(std::max(1, least)));
+  geometry.bound = geometry.threads <= least;
 }
 
 // Waiting threads sleep: a spinning one next to another rank on the same cores turns microseconds into
@@ -81,9 +100,26 @@ std::map<std::string, std::string> waiting_environment(const Geometry& geometry)
   return environment;
 }
 
+// The work queue counts in memory of rank 0. Debian's configuration of Open MPI switches off all components
+// that can do so across nodes without special hardware; "^none" switches off none, as without a
+// configuration.
+void allow_one_sided(std::map<std::string, std::string>& environment, const Geometry& geometry,
+                     const Machine& machine) {
+  if (geometry.ranks > geometry.ranks_per_node && !machine.one_sided_chosen)
+    environment["OMPI_MCA_osc"] = "^none";
+}
+
+std::map<std::string, std::string> rank_environment(const Geometry& geometry, const Machine& machine) {
+  std::map<std::string, std::string> environment = waiting_environment(geometry);
+  allow_one_sided(environment, geometry, machine);
+  if (machine.slurm && machine.slurm->end_time)
+    environment["SLURM_JOB_END_TIME"] = std::to_string(*machine.slurm->end_time);
+  return environment;
+}
+
 LaunchCommand mpirun_command(const Geometry& geometry, const Machine& machine) {
   LaunchCommand command;
-  command.environment = waiting_environment(geometry);
+  command.environment = rank_environment(geometry, machine);
   command.argv = {"mpirun", "-np", std::to_string(geometry.ranks), "--tag-output"};
   const auto add = [&](std::initializer_list<std::string> words) {
     command.argv.insert(command.argv.end(), words);
@@ -103,15 +139,19 @@ LaunchCommand mpirun_command(const Geometry& geometry, const Machine& machine) {
   return command;
 }
 
+// --overlap: the step of an earlier start may still be ending, and an interactive one may be around us.
 LaunchCommand srun_command(const Geometry& geometry, const Machine& machine) {
   LaunchCommand command;
-  command.environment = waiting_environment(geometry);
+  command.environment = rank_environment(geometry, machine);
   command.argv = {"srun",
                   "--ntasks",
                   std::to_string(geometry.ranks),
+                  "--ntasks-per-node",
+                  std::to_string(geometry.ranks_per_node),
                   "--cpus-per-task",
                   std::to_string(geometry.threads),
                   "--distribution=block",
+                  "--overlap",
                   "--kill-on-bad-exit=1",
                   "--label",
                   "--input=none"};
@@ -152,18 +192,14 @@ Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine) {
   g.degrees = degrees_of(job);
   g.replicas = replicas_of(job, ranks, g.degrees, machine);
   g.ranks = g.replicas * g.degrees.ranks();
-  const int nodes = std::min(machine.slurm ? machine.slurm->nodes : 1, g.ranks);
-  g.ranks_per_node = (g.ranks + nodes - 1) / nodes;
-  const int cores = cores_for(machine, g.ranks_per_node);
-  g.threads = static_cast<int>(job.run.threads.value_or(std::max(1, cores / g.ranks_per_node)));
-  g.bound = g.ranks_per_node * g.threads <= cores;
+  share_cores(g, job.run.threads, machine);
   return g;
 }
 
 std::string LaunchCommand::text() const {
   std::string out;
-  for (const auto& [name, value] : environment) out += fmt::format("{}={} ", name, quoted(value));
-  for (const std::string& word : argv) out += quoted(word) + " ";
+  for (const auto& [name, value] : environment) out += fmt::format("{}={} ", name, shell_quoted(value));
+  for (const std::string& word : argv) out += shell_quoted(word) + " ";
   out.pop_back();
   return out;
 }

@@ -10,6 +10,7 @@
 
 #include "core/config.h"
 #include "parallel/layout/layout.h"
+#include "runtime/job/slurm.h"
 
 namespace nightshift::runtime {
 
@@ -24,15 +25,9 @@ struct Machine {
   bool root = false;
   bool single_copy = true;  // processes may read each other's memory; many containers forbid it
 
-  // An allocation, when this process stands in one.
-  struct Slurm {
-    int nodes = 1;
-    std::optional<int> tasks = {};  // as the user asked for them
-    std::optional<int> cpus_per_task = {};
-    bool has_srun = false;
-    bool has_pmix = false;
-  };
-  std::optional<Slurm> slurm;
+  bool one_sided_chosen = false;  // the user or the site names Open MPI's components for it in OMPI_MCA_osc
+
+  std::optional<Slurm> slurm;  // when this process stands in an allocation
 };
 Machine probe_machine();
 
@@ -47,9 +42,9 @@ struct Geometry {
   int ranks = 1;  // replicas * degrees.ranks()
   int replicas = 1;
   parallel::Degrees degrees;
-  int ranks_per_node = 1;
-  int threads = 1;    // compute threads per rank
-  bool bound = true;  // every rank on cores of its own
+  int ranks_per_node = 1;  // the most on one node
+  int threads = 1;         // compute threads per rank
+  bool bound = true;       // every rank on cores of its own
 
   // "4 ranks = 2 replicas x (sequence 2 x tensor 1)"; "2 ranks" where a replica is a rank.
   std::string text() const;
@@ -68,6 +63,7 @@ struct LaunchCommand {
   std::string text() const;  // for a shell, with the environment in front
 };
 
+// The ranks find the end of the allocation, where it is known, in SLURM_JOB_END_TIME (Unix seconds).
 // mpirun on one machine; srun inside an allocation (mpirun there when srun cannot start MPI programs).
 // Consecutive ranks, and so those of a replica, share a node while it has room.
 LaunchCommand launch_command(const Geometry& geometry, const Machine& machine,

@@ -108,13 +108,6 @@ std::optional<std::uint64_t> free_shared_memory() {
   return static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
 }
 
-std::optional<int> number_in_environment(const char* name) {
-  const char* text = std::getenv(name);
-  if (text == nullptr) return std::nullopt;
-  const int value = std::atoi(text);
-  return value > 0 ? std::optional<int>(value) : std::nullopt;
-}
-
 std::string output_of(const char* shell_command) {
   std::string out;
   if (FILE* pipe = ::popen(shell_command, "r")) {
@@ -125,15 +118,14 @@ std::string output_of(const char* shell_command) {
   return out;
 }
 
-std::optional<Machine::Slurm> probe_slurm() {
-  if (std::getenv("SLURM_JOB_ID") == nullptr) return std::nullopt;
-  Machine::Slurm slurm;
-  slurm.nodes = number_in_environment("SLURM_JOB_NUM_NODES").value_or(1);
-  slurm.tasks = number_in_environment("SLURM_NTASKS");
-  slurm.cpus_per_task = number_in_environment("SLURM_CPUS_PER_TASK");
+std::optional<Slurm> probe_slurm() {
+  std::optional<Slurm> slurm = read_allocation([](const char* name) { return std::getenv(name); });
+  if (!slurm) return std::nullopt;
   const std::string plugins = output_of("srun --mpi=list 2>&1");
-  slurm.has_srun = plugins.find("MPI") != std::string::npos;
-  slurm.has_pmix = plugins.find("pmix") != std::string::npos;
+  slurm->has_srun = plugins.find("MPI") != std::string::npos;
+  slurm->has_pmix = plugins.find("pmix") != std::string::npos;
+  const std::string query = end_time_query(std::getenv("SLURM_JOB_ID"));
+  if (!slurm->end_time && !query.empty()) slurm->end_time = parse_end_time(output_of(query.c_str()));
   return slurm;
 }
 
@@ -174,7 +166,10 @@ Machine probe_machine() {
   machine.shared_bytes = free_shared_memory();
   machine.root = ::geteuid() == 0;
   machine.single_copy = may_copy_between_processes();
+  machine.one_sided_chosen = std::getenv("OMPI_MCA_osc") != nullptr;
   machine.slurm = probe_slurm();
+  if (compiled_with_cuda() && machine.slurm && machine.slurm->gpus_on_node)
+    machine.gpus = *machine.slurm->gpus_on_node;
   return machine;
 }
 
