@@ -6,7 +6,7 @@ add_library(nightshift_flags INTERFACE)
 target_compile_features(nightshift_flags INTERFACE cxx_std_20)
 target_compile_options(nightshift_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor -Woverloaded-virtual -Werror
-  -Wno-restrict       # g++ 12 sees overlaps in std::string that are not there (GCC bug 105651)
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>   # g++ 12 sees overlaps in std::string that are not there (GCC bug 105651)
   -ffp-contract=off   # a compiler must not fuse what the fixed summation orders keep apart
   -fno-math-errno)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -14,6 +14,15 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 if(NIGHTSHIFT_SANITIZE)
   add_compile_options(-fsanitize=${NIGHTSHIFT_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${NIGHTSHIFT_SANITIZE})
+endif()
+if(NIGHTSHIFT_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "NIGHTSHIFT_FUZZ needs clang with its libFuzzer: -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ "
+      "(tests/fuzz/run.sh does it)")
+  endif()
+  # A crash ends the program at the first finding, so that libFuzzer keeps the input.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
 endif()
 
 # Finds each foreign library once, when the first room asks for it.

@@ -3,10 +3,10 @@
 
 namespace nightshift::detail {
 
-void check_failed(const char* condition, const std::string& message, std::source_location where) {
-  throw Error(fmt::format("{}:{}: check failed: {}{}{}", where.file_name(), where.line(), condition,
-                          message.empty() ? "" : ": ", message),
-              "this is a defect in nightshift; please report it with this line");
+void check_failed(const char* condition, const std::string& message, const char* file, int line) {
+  throw Error(
+      fmt::format("{}:{}: check failed: {}{}{}", file, line, condition, message.empty() ? "" : ": ", message),
+      "this is a defect in nightshift; please report it with this line");
 }
 
 }  // namespace nightshift::detail

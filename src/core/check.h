@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 
@@ -41,17 +40,16 @@ class BadInput : public Error {
 };
 
 namespace detail {
-[[noreturn]] void check_failed(const char* condition, const std::string& message, std::source_location where);
+[[noreturn]] void check_failed(const char* condition, const std::string& message, const char* file, int line);
 }  // namespace detail
 
 }  // namespace nightshift
 
 // Always on: protocol, files, arguments at a door. The message is fmt style and says expected against actual.
-#define NS_CHECK(condition, ...)                                                  \
-  do {                                                                            \
-    if (!(condition)) [[unlikely]]                                                \
-      ::nightshift::detail::check_failed(#condition, fmt::format("" __VA_ARGS__), \
-                                         std::source_location::current());        \
+#define NS_CHECK(condition, ...)                                                                       \
+  do {                                                                                                 \
+    if (!(condition)) [[unlikely]]                                                                     \
+      ::nightshift::detail::check_failed(#condition, fmt::format("" __VA_ARGS__), __FILE__, __LINE__); \
   } while (false)
 
 // Debug builds only: indices in inner loops. Never put a side effect into either.

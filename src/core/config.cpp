@@ -397,6 +397,7 @@ std::string job_to_json(const Job& job) {
 }
 
 Job job_from_json(std::string_view text) {
+  if (nests_deeper(text, kMaxJsonDepth)) throw Error("the resolved job is nested too deeply");
   const json in = json::parse(text);
   Job job;
   visit_keys(job, [&](const char* section, const char* key, auto&& field, const auto&...) {

@@ -18,4 +18,9 @@ std::string format_bytes(double bytes);       // "1.8 GiB"
 std::string format_count(double count);       // "12,345" below a million, "1.23 M" above
 std::string format_duration(double seconds);  // "4 s", "3 min 20 s", "2 h 05 min"
 
+// Whether brackets nest deeper than `limit`. Asked before parsing, because a tree of 100,000 levels ends the
+// stack.
+bool nests_deeper(std::string_view json, int limit);
+inline constexpr int kMaxJsonDepth = 100;
+
 }  // namespace nightshift

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
 
 #include "core/check.h"
@@ -22,6 +23,7 @@ constexpr std::uint64_t kChunkBytes = 1u << 20;   // a few stripes on a parallel
 constexpr std::uint64_t kStringChunk = 1u << 16;  // rows; 16 bytes each in the chunk, the text lies in heaps
 constexpr std::size_t kLargestChunkCache =
     256u << 20;  // so that a compressed chunk is unpacked once, not per read
+constexpr std::uint64_t kLargestChunk = 1u << 30;
 constexpr std::size_t kLongestFixedString = 64u << 20;
 constexpr std::uint64_t kStringPiece = 1024;  // rows per call: bounds what HDF5 allocates beside our copy
 
@@ -212,11 +214,17 @@ DatasetInfo describe(hid_t dataset, hid_t type, const std::string& file, const s
   return info;
 }
 
-// A chunk that does not fit the cache would be read and unpacked again for every piece of it.
-Handle access_plist(const DatasetInfo& info) {
+// Bytes of one chunk; more than 2^31 count as 2^60 at most.
+std::uint64_t chunk_bytes(const DatasetInfo& info) {
   std::uint64_t bytes = info.type_bytes;
   for (const std::uint64_t extent : info.chunk)
     bytes = std::min<std::uint64_t>(bytes, 1u << 30) * std::min<std::uint64_t>(extent, 1u << 30);
+  return bytes;
+}
+
+// A chunk that does not fit the cache would be read and unpacked again for every piece of it.
+Handle access_plist(const DatasetInfo& info) {
+  const std::uint64_t bytes = chunk_bytes(info);
   Handle plist(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
   const std::size_t cache = std::clamp<std::uint64_t>(bytes, 4 * kChunkBytes, kLargestChunkCache);
   H5Pset_chunk_cache(plist.get(), 521, cache, 1.0);  // 1.0: drop fully read or written chunks first
@@ -418,9 +426,14 @@ Dataset File::dataset(const std::string& name) const {
   Handle type(check(H5Dget_type(probe.get()), "read the type", path_, name), H5Tclose);
   out.info_ = describe(probe.get(), type.get(), path_, name);
   if (out.info_.type == TypeClass::string && !out.info_.variable &&
-      out.info_.type_bytes > kLongestFixedString) {
+      (out.info_.type_bytes == 0 || out.info_.type_bytes > kLongestFixedString)) {
     throw BadInput(fmt::format("{}: {} has strings of {} bytes each", path_, name, out.info_.type_bytes),
                    "use variable-length strings");
+  }
+  if (chunk_bytes(out.info_) > kLargestChunk) {
+    throw BadInput(
+        fmt::format("{}: {} has chunks of more than 1 GiB, which are read as a whole", path_, name),
+        "write it with smaller chunks");
   }
   const Handle access = access_plist(out.info_);
   probe = Handle();  // the cache size is fixed by the first open of a dataset
@@ -428,6 +441,15 @@ Dataset File::dataset(const std::string& name) const {
                  H5Dclose);
   out.ids_ = std::make_shared<Dataset::Ids>(Dataset::Ids{std::move(dataset), std::move(type)});
   return out;
+}
+
+void File::check_extent(const Dataset& data) const {
+  constexpr std::uint64_t kRowsPerByte = 1100;  // deflate packs 1,032 bytes into one at best
+  const std::uint64_t bytes = std::filesystem::file_size(path_);
+  if (data.rows() / kRowsPerByte <= bytes) return;
+  throw BadInput(
+      fmt::format("{}: {} claims {} rows in a file of {} bytes", path_, data.name(), data.rows(), bytes),
+      "the file is damaged, or the column was made and never written");
 }
 
 void File::create_group(const std::string& name) {

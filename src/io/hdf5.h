@@ -84,6 +84,9 @@ class File {
   const std::string& path() const { return path_; }
   bool has(const std::string& name) const;  // "/prompts/text"; also groups
   Dataset dataset(const std::string& name) const;
+  // BadInput when the dataset claims more rows than a file of this size can stand for: a few damaged bytes,
+  // or rows that were never written, must not keep a reader busy for days.
+  void check_extent(const Dataset& data) const;
   Dataset create(const std::string& name, const ColumnSpec& spec);  // makes the groups on the way
   std::vector<std::string> children(
       const std::string& group) const;  // sorted names; empty if there is no such group

@@ -103,6 +103,8 @@ Json parse_line(const std::string& text) {
     const std::size_t detail = what.rfind(": ");
     throw LineProblem{error.byte,
                       "is not JSON: " + std::string(detail == what.npos ? what : what.substr(detail + 2))};
+  } catch (const Json::out_of_range&) {
+    throw LineProblem{0, "holds a number beyond what a double can hold"};
   }
 }
 
@@ -117,7 +119,8 @@ BatchLine read_line(const std::string& text, std::string& expected_url) {
   if (expected_url.empty()) expected_url = url;
   if (url != expected_url)
     throw LineProblem{0, fmt::format("url {} after {}: one file holds one kind", url, expected_url)};
-  if (json.value("method", "POST") != "POST") throw LineProblem{0, "\"method\" is not POST"};
+  if (const auto method = json.find("method"); method != json.end() && *method != "POST")
+    throw LineProblem{0, "\"method\" is not POST"};
   const auto body = json.find("body");
   if (body == json.end() || !body->is_object()) throw LineProblem{0, "has no object \"body\""};
   take_prompt(url, *body, line);

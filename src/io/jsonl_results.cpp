@@ -11,6 +11,7 @@ namespace nightshift::io {
 namespace {
 
 constexpr std::uint64_t kRowsPerRead = 512;
+constexpr std::uint64_t kMostAlternatives = 1024;  // per token: the largest legal logprobs
 
 struct Row {
   std::string id;
@@ -55,11 +56,14 @@ class ResultFile {
     rows_ = column("text").rows();
     for (const char* name : kPerRow) check_rows(name, rows_);
     check_rows("offsets", rows_ + 1);
+    for (const auto& [name, data] : columns_) {
+      check_shape(name, data.info().shape.size());
+      file_.check_extent(data);
+    }
     has_logprobs_ = columns_.contains("logprobs");
     has_top_ = columns_.contains("top_tokens") && columns_.contains("top_logprobs");
     if (has_logprobs_) check_rows("logprobs", column("tokens").rows());
-    if (has_top_)
-      check_rows("top_tokens", column("tokens").rows()), check_rows("top_logprobs", column("tokens").rows());
+    if (has_top_) check_alternatives();
   }
 
   std::uint64_t rows() const { return rows_; }
@@ -105,6 +109,23 @@ class ResultFile {
     if (column(name).rows() == expected) return;
     throw BadInput(fmt::format("{}: /results/{} has {} rows instead of {}", file_.path(), name,
                                column(name).rows(), expected));
+  }
+
+  // Only the alternatives are a table; the buffers below have room for no more.
+  void check_shape(const std::string& name, std::size_t rank) const {
+    const bool table = name == "top_tokens" || name == "top_logprobs";
+    if (rank == (table ? 2 : 1)) return;
+    throw BadInput(fmt::format("{}: /results/{} has {} dimensions", file_.path(), name, rank),
+                   "the file is damaged or not a result of nightshift");
+  }
+
+  void check_alternatives() const {
+    for (const char* name : {"top_tokens", "top_logprobs"}) check_rows(name, column("tokens").rows());
+    const std::uint64_t width = column("top_tokens").info().shape[1];
+    if (width <= kMostAlternatives && width == column("top_logprobs").info().shape[1]) return;
+    throw BadInput(fmt::format("{}: /results/top_tokens and top_logprobs have {} and {} columns",
+                               file_.path(), width, column("top_logprobs").info().shape[1]),
+                   "the file is damaged or not a result of nightshift");
   }
 
   void read_ids(std::uint64_t first, std::vector<Row>& out) const {

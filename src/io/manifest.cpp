@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/text.h"
 #include "io/files.h"
 
 namespace nightshift::io {
@@ -73,7 +74,12 @@ void write_manifest(const std::string& directory, const Manifest& m) {
 std::optional<Manifest> read_manifest(const std::string& directory) {
   const std::string path = path_in(directory);
   if (!std::filesystem::exists(path)) return std::nullopt;
-  const json content = json::parse(read_whole_file(path, kLargestManifest), nullptr, false);
+  const std::string text = read_whole_file(path, kLargestManifest);
+  if (nests_deeper(text, kMaxJsonDepth)) {
+    throw Error(fmt::format("{} is not a manifest: nested too deeply", path),
+                "start with --restart to set this journal aside");
+  }
+  const json content = json::parse(text, nullptr, false);
   try {
     Manifest m;
     m.version = content.at("version").get<int>();

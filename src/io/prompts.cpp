@@ -35,6 +35,7 @@ h5::Dataset open_column(const h5::File& file, const std::string& name, h5::TypeC
     refuse(file, fmt::format("{} holds {} in shape {}", name, data.info().type_name, shape_of(data)),
            fmt::format("it needs {} in shape [N]", type_name));
   }
+  file.check_extent(data);
   return data;
 }
 

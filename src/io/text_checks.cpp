@@ -78,25 +78,6 @@ std::string storable_text(std::string_view text) {
   return out;
 }
 
-bool nests_deeper(std::string_view json, int limit) {
-  int depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > limit) return true;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return false;
-}
-
 std::string messages_problem(std::string_view text) {
   if (nests_deeper(text, kMaxJsonDepth)) return fmt::format("nested deeper than {} levels", kMaxJsonDepth);
   nlohmann::json messages;
@@ -104,6 +85,8 @@ std::string messages_problem(std::string_view text) {
     messages = nlohmann::json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
     return fmt::format("not JSON at byte {}", error.byte);
+  } catch (const nlohmann::json::out_of_range&) {
+    return "holds a number beyond what a double can hold";
   }
   if (!messages.is_array()) return "not a JSON array of messages";
   if (messages.empty()) return "no messages";

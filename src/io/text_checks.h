@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/text.h"
+
 namespace nightshift::io {
 
 // Offset of the first byte that is not UTF-8 (overlong forms, surrogates and values above U+10FFFF are not).
@@ -14,11 +16,6 @@ std::optional<std::size_t> invalid_utf8(std::string_view text);
 
 // The text with U+0000 and bytes that are not UTF-8 replaced by U+FFFD: what an HDF5 string can hold.
 std::string storable_text(std::string_view text);
-
-// Whether brackets nest deeper than `limit`. Asked before parsing, because a tree of 100,000 levels ends the
-// stack.
-bool nests_deeper(std::string_view json, int limit);
-inline constexpr int kMaxJsonDepth = 100;
 
 // Why `text` is not a JSON array of chat messages; empty when it is.
 std::string messages_problem(std::string_view text);

@@ -101,10 +101,11 @@ void Bpe::read_vocabulary(const Json& model) {
   if (vocabulary == nullptr || !vocabulary->is_object()) {
     throw BadInput("tokenizer.json: the model's \"vocab\" is missing or is no object");
   }
-  constexpr std::int64_t kMost = 1 << 28;
+  constexpr std::int64_t kMostHoles = 1 << 20;  // a table by id has room for them all
+  const std::int64_t most = static_cast<std::int64_t>(vocabulary->size()) + kMostHoles;
   ids_.reserve(vocabulary->size());
   for (const auto& [token, id] : vocabulary->items()) {
-    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= kMost) {
+    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= most) {
       throw BadInput(fmt::format("tokenizer.json: token \"{}\" has the id {}", token, id.dump()));
     }
     const auto value = id.get<TokenId>();

@@ -133,7 +133,9 @@ void Bpe::merge_few(std::vector<TokenId>& symbols) const {
 // A linked list of symbols and a heap of (rank, position): O(n log n). An entry is stale when its position's
 // rank is no longer the one in the entry.
 void Bpe::merge_many(BpeWorkspace& work) const {
-  auto& [cache, symbols, ranks, previous, next, heap] = work;
+  std::vector<TokenId>& symbols = work.symbols;
+  auto &ranks = work.ranks, &previous = work.previous, &next = work.next;
+  auto& heap = work.heap;
   const auto n = static_cast<std::uint32_t>(symbols.size());
   ranks.assign(n, kNoMerge), previous.resize(n), next.resize(n), heap.clear();
   const auto later = std::greater<std::uint64_t>();

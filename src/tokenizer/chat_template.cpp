@@ -5,7 +5,9 @@
 #include <minja/minja.hpp>
 #include <utility>
 
+#include "core/text.h"
 #include "tokenizer/model_config.h"
+#include "tokenizer/template_context.h"
 #include "tokenizer/tokenizer.h"
 
 namespace nightshift::tokenizer {
@@ -52,10 +54,14 @@ std::string format_time(std::int64_t unix_seconds, const std::string& format) {
 }
 
 OrderedJson parse_argument(std::string_view text, const char* what) {
+  if (nests_deeper(text, kMaxJsonDepth))
+    throw BadInput(fmt::format("{} nest deeper than {} levels", what, kMaxJsonDepth));
   try {
     return OrderedJson::parse(text);
   } catch (const OrderedJson::parse_error& e) {
     throw BadInput(fmt::format("{} are not valid JSON at byte {}", what, e.byte));
+  } catch (const OrderedJson::out_of_range&) {
+    throw BadInput(fmt::format("{} hold a number beyond what a double can hold", what));
   }
 }
 
@@ -136,7 +142,8 @@ struct ChatTemplate::Impl {
   std::string digest;
 
   const Entry& choose(bool with_tools) const;
-  std::shared_ptr<minja::Context> context(const OrderedJson& messages, const OrderedJson& extra) const;
+  std::shared_ptr<minja::Context> context(const OrderedJson& messages, const OrderedJson& extra,
+                                          std::size_t input_bytes) const;
 };
 
 const ChatTemplate::Impl::Entry& ChatTemplate::Impl::choose(bool with_tools) const {
@@ -147,14 +154,15 @@ const ChatTemplate::Impl::Entry& ChatTemplate::Impl::choose(bool with_tools) con
 }
 
 std::shared_ptr<minja::Context> ChatTemplate::Impl::context(const OrderedJson& messages,
-                                                            const OrderedJson& extra) const {
+                                                            const OrderedJson& extra,
+                                                            std::size_t input_bytes) const {
   OrderedJson variables = special_tokens;
   variables["tools"] = nullptr;
   variables["documents"] = nullptr;
   variables["add_generation_prompt"] = true;
   variables.update(extra);
   variables["messages"] = messages;
-  auto context = minja::Context::make(minja::Value(variables));
+  auto context = bounded_context(minja::Value(variables), input_bytes);
   const auto now = clock;
   context->set("strftime_now", minja::Value::callable([now](const auto&, minja::ArgumentsValue& arguments) {
                  arguments.expectArgs("strftime_now", {1, 1}, {0, 0});
@@ -179,6 +187,7 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& model_dir, const st
   Digest digest;
   for (const auto& [name, source] : sources) {
     try {
+      check_template_source(source);
       impl->entries[name].root =
           minja::Parser::parse(source, {true, true, false});  // trim, lstrip, no last newline
     } catch (const std::exception& e) {
@@ -218,7 +227,7 @@ std::string ChatTemplate::render(std::string_view messages_json, std::string_vie
   const auto& entry = impl_->choose(with_tools);
   std::string text;
   try {
-    text = entry.root->render(impl_->context(messages, extra));
+    text = entry.root->render(impl_->context(messages, extra, messages_json.size() + extra_json.size()));
   } catch (const std::exception& e) {
     throw BadInput(fmt::format("chat template: {}", own_words(e.what())));
   }

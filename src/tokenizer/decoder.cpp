@@ -33,6 +33,12 @@ std::string bytes_of(const std::string& token) {
   return bytes;
 }
 
+std::string strip_content(const Json& step) {
+  const auto content = field<std::string>(step, "content");
+  if (content.empty()) refuse("a decoder Strip of the content", content);
+  return content;
+}
+
 std::string strip_ends(std::string text, const std::string& content, int left, int right) {
   for (; left > 0 && text.starts_with(content); --left) text.erase(0, content.size());
   for (; right > 0 && text.ends_with(content); --right) text.erase(text.size() - content.size());
@@ -63,6 +69,7 @@ Decoder::Decoder(const Json* node, const std::vector<std::string>& forms) : text
       for (auto& text : texts_) replace_all(text, from, to);
     } else if (type == "Metaspace" && !cross_token && first_texts_.empty()) {
       const auto mark = field<std::string>(step, "replacement");
+      if (mark.empty()) refuse("a decoder Metaspace with the replacement", mark);
       const auto scheme = field_or<bool>(step, "add_prefix_space", true)
                               ? field_or<std::string>(step, "prepend_scheme", "always")
                               : std::string("never");
@@ -71,8 +78,7 @@ Decoder::Decoder(const Json* node, const std::vector<std::string>& forms) : text
       for (auto& text : first_texts_) replace_all(text, mark, scheme == "never" ? " " : "");
     } else if (type == "Strip" && !cross_token && first_texts_.empty()) {
       for (auto& text : texts_) {
-        text = strip_ends(text, field<std::string>(step, "content"), field<int>(step, "start"),
-                          field<int>(step, "stop"));
+        text = strip_ends(text, strip_content(step), field<int>(step, "start"), field<int>(step, "stop"));
       }
     } else if (type == "ByteFallback" && !cross_token && first_texts_.empty()) {
       byte_fallback_ = true;
@@ -80,7 +86,7 @@ Decoder::Decoder(const Json* node, const std::vector<std::string>& forms) : text
     } else if (type == "Fuse" && !fused) {
       fused = true;
     } else if (type == "Strip" && fused && strip_count_ == 0 && field<int>(step, "stop") == 0) {
-      strip_content_ = field<std::string>(step, "content");
+      strip_content_ = strip_content(step);
       strip_count_ = field<int>(step, "start");
     } else {
       refuse(fmt::format("in place {} of the decoder, a step of type", i + 1).c_str(), type);

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -44,6 +45,28 @@ Value field_or(const Json& object, const char* key, Value fallback) {
                  "tokenize the prompts elsewhere and give token ids as input (prompts/tokens), or ask for "
                  "support of it");
 }
+
+// Steps that lengthen a text multiply: forty doublings would make a prompt of one byte fill the memory. Real
+// pipelines stay below 60 (NFKC, and a space that becomes three bytes).
+class Growth {
+ public:
+  explicit Growth(const char* what) : what_(what) {}
+
+  // A step makes at most `factor` bytes of each byte.
+  void add(std::size_t factor) {
+    constexpr std::size_t kMostGrowth = 1024, kMostSteps = 64;
+    if (factor > 0) growth_ *= std::min(factor, kMostGrowth + 1);
+    if (growth_ <= kMostGrowth && ++steps_ <= kMostSteps) return;
+    throw BadInput(
+        fmt::format("tokenizer.json: the {} has more than {} steps, or makes more than {} bytes of one",
+                    what_, kMostSteps, kMostGrowth),
+        "fetch the file again");
+  }
+
+ private:
+  const char* what_;
+  std::size_t growth_ = 1, steps_ = 0;
+};
 
 // The members of a Sequence, nested ones in place, or the one node itself; nothing for null.
 inline void flatten(const Json* node, const char* members, std::vector<const Json*>& out) {

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/text.h"
+
 namespace nightshift::tokenizer {
 
 std::string read_file(const std::filesystem::path& path) {
@@ -15,10 +17,17 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 Json parse_json(std::string_view text, const std::filesystem::path& path) {
+  if (nests_deeper(text, kMaxJsonDepth)) {
+    throw BadInput(fmt::format("{}: nested deeper than {} levels", path.string(), kMaxJsonDepth),
+                   "fetch the file again");
+  }
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& e) {
     throw BadInput(fmt::format("{}: is not valid JSON at byte {}", path.string(), e.byte),
+                   "fetch the file again");
+  } catch (const Json::out_of_range&) {
+    throw BadInput(fmt::format("{}: holds a number beyond what a double can hold", path.string()),
                    "fetch the file again");
   }
 }

@@ -156,7 +156,32 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 Normalizer::Normalizer(const Json* node) {
   std::vector<const Json*> nodes;
   flatten(node, "normalizers", nodes);
-  for (const Json* step : nodes) steps_.push_back(read(*step));
+  Growth growth("normalizer");
+  for (const Json* step : nodes) {
+    steps_.push_back(read(*step));
+    growth.add(growth_of(steps_.back()));
+  }
+}
+
+std::size_t Normalizer::growth_of(const Step& step) {
+  switch (step.kind) {
+    case Step::nfc:
+    case Step::nfd:
+      return 4;  // U+0390 becomes three characters of two bytes, U+1D160 three of four
+    case Step::nfkc:
+    case Step::nfkd:
+      return 11;  // U+FDFA: three bytes become 33
+    case Step::prepend:
+    case Step::replace_pattern:  // which may match between any two bytes
+      return step.to.size() + 1;
+    case Step::replace_text:
+      return step.to.size() / step.from.size() + 1;
+    case Step::strip:
+      return 1;
+    case Step::byte_level:
+      return 2;
+  }
+  return 1;
 }
 
 Normalizer::Step Normalizer::read(const Json& node) {

@@ -28,6 +28,7 @@ class Normalizer {
     bool left = false, right = false;
   };
   static Step read(const Json& node);
+  static std::size_t growth_of(const Step& step);  // bytes out per byte in, at most
   static void apply(const Step& step, std::string& text);
 
   std::vector<Step> steps_;

@@ -35,7 +35,22 @@ class Parser {
     return c.value;
   }
 
+  // Groups and classes are read by recursion; PCRE2, which gets what is refused here, has such a limit too.
+  class Level {
+   public:
+    explicit Level(int& depth) : depth_(depth) {
+      if (++depth_ > 100) throw Unsupported{};
+    }
+    ~Level() { --depth_; }
+    Level(const Level&) = delete;
+    Level& operator=(const Level&) = delete;
+
+   private:
+    int& depth_;
+  };
+
   std::vector<PatternSequence> parse_alternatives(bool ignore_case) {
+    const Level level(depth_);
     std::vector<PatternSequence> alternatives;
     do alternatives.push_back(parse_sequence(ignore_case));
     while (take("|"));
@@ -134,6 +149,7 @@ class Parser {
 
   // Behind '['. Nested classes are unions, && intersects all before it with all behind it.
   CodeSet parse_class(bool ignore_case) {
+    const Level level(depth_);
     const bool negated = take("^");
     if (peek() == ']') throw Unsupported{};
     std::optional<CodeSet> intersection;
@@ -267,6 +283,7 @@ class Parser {
 
   const std::string& text_;
   std::size_t at_ = 0;
+  int depth_ = 0;
 };
 
 }  // namespace

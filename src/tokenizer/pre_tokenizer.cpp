@@ -78,8 +78,8 @@ SplitBehavior read_behavior(const Json& node, const char* fallback) {
 }  // namespace
 
 struct PreTokenizer::Stage {
-  enum Kind { split, metaspace, byte_level } kind = split;
-  std::unique_ptr<Pattern> pattern;  // split; the other kinds have a stage of their own for splitting
+  enum Kind { pattern_split, metaspace, byte_level } kind = pattern_split;
+  std::unique_ptr<Pattern> pattern;  // pattern_split; the other kinds have a stage of their own for splitting
   SplitBehavior behavior = SplitBehavior::isolated;
   bool invert = false;
   std::string mark;                               // metaspace: what a space becomes
@@ -137,8 +137,12 @@ PreTokenizer::~PreTokenizer() = default;
 PreTokenizer::PreTokenizer(const Json* node) {
   std::vector<const Json*> nodes;
   flatten(node, "pretokenizers", nodes);
+  Growth growth("pre-tokenizer");
   for (const Json* member : nodes) {
-    for (Stage& stage : read(*member)) stages_.push_back(std::move(stage));
+    for (Stage& stage : read(*member)) {
+      growth.add(stage.kind == Stage::byte_level ? 2 : stage.mark.size() + 1);
+      stages_.push_back(std::move(stage));
+    }
   }
 }
 
@@ -208,7 +212,7 @@ bool PreTokenizer::ends_byte_level() const {
 void PreTokenizer::run_stage(std::size_t index, std::string_view text, bool at_start, PieceSink& sink) const {
   if (index == stages_.size()) return sink.piece(text);
   const Stage& stage = stages_[index];
-  if (stage.kind == Stage::split) return split(index, text, at_start, sink);
+  if (stage.kind == Stage::pattern_split) return split(index, text, at_start, sink);
   if (stage.kind == Stage::byte_level && index + 1 == stages_.size()) return sink.piece(text);
   std::string changed;
   if (stage.kind == Stage::byte_level) {

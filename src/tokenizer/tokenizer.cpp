@@ -90,6 +90,13 @@ TokenizerParts::TokenizerParts(const Json& json, const Json& config)
   const Json texts = special_token_texts(config);
   bos = field_or<std::string>(texts, "bos_token", "");
   eos = field_or<std::string>(texts, "eos_token", "");
+  for (const auto* ids : {&post_processor.before, &post_processor.behind}) {
+    for (const TokenId id : *ids) {
+      if (id >= 0 && static_cast<std::size_t>(id) < tokens.size()) continue;
+      throw BadInput(fmt::format("tokenizer.json: the post-processor adds the id {}, which no token has", id),
+                     "fetch the file again");
+    }
+  }
 }
 
 // Fills `tokens` and `special`, and returns what the decoder is to work on: the model's tokens and the added
@@ -150,6 +157,9 @@ Tokenizer Tokenizer::load(const std::filesystem::path& model_dir) {
     return Tokenizer(std::move(parts));
   } catch (const BadInput& e) {
     throw BadInput(fmt::format("{}: {}", model_dir.string(), e.summary()), e.remedy());
+  } catch (const Json::exception& e) {
+    throw BadInput(fmt::format("{}: tokenizer.json: {}", model_dir.string(), e.what()),
+                   "fetch the file again");
   }
 }
 

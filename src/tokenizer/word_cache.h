@@ -3,6 +3,7 @@
 // older one. Not shared between threads.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -49,7 +50,7 @@ class WordCache {
     slot.bytes = static_cast<std::uint8_t>(piece.size());
     std::memcpy(slot.text, piece.data(), piece.size());
     slot.count = static_cast<std::uint32_t>(ids.size());
-    std::memcpy(slot.ids, ids.data(), ids.size() * sizeof(TokenId));
+    std::copy(ids.begin(), ids.end(), slot.ids);  // may be none: characters that the vocabulary lacks
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <ctime>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
@@ -47,16 +48,27 @@ double seconds_since_touched(const fs::path& file) {
   return std::difftime(std::time(nullptr), status.st_mtim.tv_sec);
 }
 
+std::string text_of(const json& object, const char* key) {
+  const auto it = object.find(key);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
+}
+
+std::int64_t number_of(const json& object, const char* key) {
+  const auto it = object.find(key);
+  return it != object.end() && it->is_number_integer() ? it->get<std::int64_t>() : 0;
+}
+
 // The launcher that holds the job, or "" when there is none that lives: on this host its process must exist,
 // on another the lock must have been touched of late.
 std::string living_holder(const fs::path& dir) {
   const json lock = json::parse(first_line(dir / "lock"), nullptr, false);
   if (!lock.is_object()) return {};
-  const std::string host = lock.value("host", std::string());
-  const auto pid = lock.value("pid", std::int64_t{0});
+  const std::string host = text_of(lock, "host");
+  const auto pid = number_of(lock, "pid");
   const std::string name = fmt::format("process {} on {}", pid, host);
   if (host != host_name()) return seconds_since_touched(dir / "lock") < kSilentSeconds ? name : std::string();
-  if (lock.value("boot", std::string()) != first_line("/proc/sys/kernel/random/boot_id")) return {};
+  if (text_of(lock, "boot") != first_line("/proc/sys/kernel/random/boot_id")) return {};
+  if (pid <= 0 || pid > std::numeric_limits<pid_t>::max()) return {};  // kill() takes 0 and below for groups
   return ::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM ? name : std::string();
 }
 

@@ -233,6 +233,8 @@ std::string heading(const json& summary, const json& provenance) {
 }  // namespace
 
 std::string report_text(const std::string& summary_json, const std::string& provenance_json) {
+  for (const std::string* text : {&summary_json, &provenance_json})
+    if (nests_deeper(*text, kMaxJsonDepth)) throw Error("no report of nightshift: nested too deeply");
   try {
     const json summary = json::parse(summary_json);
     const json provenance = json::parse(provenance_json);

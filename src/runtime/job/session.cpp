@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <ctime>
@@ -11,6 +12,7 @@
 #include <sstream>
 
 #include "core/check.h"
+#include "core/text.h"
 #include "io/files.h"
 
 namespace nightshift::runtime {
@@ -204,6 +206,7 @@ T fields_from_json(const json& in) {
 
 template <class T>
 T parse_fields(const std::string& text) {
+  if (nests_deeper(text, kMaxJsonDepth)) throw Error("damaged job record: nested too deeply");
   try {
     return fields_from_json<T>(json::parse(text));
   } catch (const json::exception& error) {
@@ -323,14 +326,27 @@ fs::path Session::prompts_file(const Job& job) const {
 std::int64_t Session::started_unix() const {
   const fs::path file = dir_ / "started";
   if (!fs::exists(file)) io::write_file_atomically(file.string(), std::to_string(std::time(nullptr)));
-  return std::stoll(read_text(file));
+  const std::string text = read_text(file);
+  std::int64_t seconds = 0;
+  if (std::from_chars(text.data(), text.data() + text.size(), seconds).ec != std::errc{}) {
+    throw Error(fmt::format("{} does not hold the time of the first start", file.string()),
+                "start with --restart to set this journal aside");
+  }
+  return seconds;
 }
 
 void Session::write_job(const Job& job) const {
   io::write_file_atomically((dir_ / "job.json").string(), job_to_json(job));
 }
 Job Session::read_job() const {
-  return job_from_json(read_text(dir_ / "job.json"));
+  const fs::path file = dir_ / "job.json";
+  const std::string text = read_text(file);
+  try {
+    return job_from_json(text);
+  } catch (const json::exception& error) {
+    throw Error(fmt::format("{} is damaged: {}", file.string(), error.what()),
+                "start with --restart to set this journal aside");
+  }
 }
 void Session::write_status(const Status& status) const {
   // Replaced every second: it need not survive a crash, and the engine need not wait for a disk.
