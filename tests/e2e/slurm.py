@@ -7,6 +7,7 @@ array. Every result has the bytes of a run without Slurm.
 import datetime
 import pathlib
 import shutil
+import signal
 import sys
 
 import harness
@@ -182,6 +183,7 @@ def main():
     if reason := why_not():
         print(f"skipped: {reason}")
         sys.exit(77)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what the test has started ends with it
     with Workplace("slurm") as work:
         calm = undisturbed(work)
         with SlurmCluster(work / "slurm", 9) as cluster:
