@@ -53,7 +53,9 @@ void Emitter::take_up(Active& active, const io::ProgressRecord& begun) {
 
 void Emitter::planned(const BatchPlan& plan, double now) {
   for (const PlannedSequence& s : plan.sequences) {
-    if (s.output_position() > 0) continue;  // a decode has long started
+    // A decode has long started, except as the continuation of an earlier start's answer: that has a time of its
+    // own since when this start works on it, which matters where the time is bounded.
+    if (s.output_position() > 0 && timed_ == 0) continue;
     Active& active = active_.at(s.id);
     if (active.since_s < 0) active.since_s = now;
     if (active.started_s < 0) active.started_s = now;

@@ -3,7 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <stdexcept>
+#include <vector>
 
 namespace nightshift::tokenizer {
 namespace {
@@ -68,6 +71,18 @@ minja::Value make_range(minja::ArgumentsValue& arguments, BoundedContext& contex
   return list;
 }
 
+// +1 for a tag that opens a block, -1 for one that closes it, 0 for others. `tag` begins with "{%".
+int nesting_of(std::string_view tag) {
+  constexpr std::array<std::string_view, 7> kOpen{"if",   "for",   "macro",     "filter",
+                                                  "call", "block", "generation"};
+  tag = tag.substr(0, tag.find("%}"));
+  tag.remove_prefix(std::min(tag.find_first_not_of("{%-~ \t\r\n"), tag.size()));
+  const std::string_view word = tag.substr(0, tag.find_first_of(" \t\r\n-("));
+  if (word.starts_with("end")) return -1;
+  if (word == "set") return tag.find('=') == std::string_view::npos ? 1 : 0;
+  return std::find(kOpen.begin(), kOpen.end(), word) != kOpen.end() ? 1 : 0;
+}
+
 }  // namespace
 
 std::shared_ptr<minja::Context> bounded_context(minja::Value variables, std::size_t input_bytes) {
@@ -92,11 +107,9 @@ void check_template_source(std::string_view source) {
       continue;
     }
     if (rest.starts_with("{%")) {
-      const std::size_t word = rest.find_first_not_of("{%-~ \t\r\n");
-      const bool closes = word != std::string_view::npos && rest.substr(word).starts_with("end");
-      blocks = std::max(blocks + (closes ? -1 : 1), 0);
-      if (blocks > 1000) stop("blocks nest too deeply");
+      blocks = std::max(blocks + nesting_of(rest), 0);
       brackets = 0;
+      if (blocks > kDeepest) stop(fmt::format("blocks nest deeper than {} levels", kDeepest));
     }
     const char c = source[at];
     if (c == '(' || c == '[' || c == '{') ++brackets;
