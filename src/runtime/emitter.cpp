@@ -53,8 +53,8 @@ void Emitter::take_up(Active& active, const io::ProgressRecord& begun) {
 
 void Emitter::planned(const BatchPlan& plan, double now) {
   for (const PlannedSequence& s : plan.sequences) {
-    // A decode has long started, except as the continuation of an earlier start's answer: that has a time of its
-    // own since when this start works on it, which matters where the time is bounded.
+    // A decode has long started, except as the continuation of an earlier start's answer: that has a time of
+    // its own since when this start works on it, which matters where the time is bounded.
     if (s.output_position() > 0 && timed_ == 0) continue;
     Active& active = active_.at(s.id);
     if (active.since_s < 0) active.since_s = now;
