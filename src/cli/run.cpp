@@ -213,7 +213,8 @@ Exit run(const RunOptions& options) {
   // death.
   const SignalsHeld held(SignalsHeld::AtEnd::drop);
   if (!runtime::look_at_harvest(p.job).complete()) {
-    terminal.message(fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
+    terminal.message(
+        fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
     const RanksEnd end = Starts(p, place.session(), terminal).run();
     const runtime::Harvest harvest = runtime::look_at_harvest(p.job);
     if (!harvest.complete()) return incomplete(end, harvest, place.session(), terminal);

@@ -27,7 +27,7 @@ class Committed {
   bool sample(PromptRow at, std::int32_t sample) const { return row(at) || partial_.contains({at, sample}); }
   std::uint64_t samples() const { return samples_; }  // committed in all
   const io::Checkpoints& checkpoints() const { return checkpoints_; }
-  std::uint64_t failed() const { return failed_; }    // of them; known to rank 0 only
+  std::uint64_t failed() const { return failed_; }  // of them; known to rank 0 only
 
  private:
   std::string bits_;

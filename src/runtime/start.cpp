@@ -37,18 +37,20 @@ Start share_start(const Session& session, const parallel::Communicator& world) {
       throw Error(fmt::format("{} has no manifest", session.dir().string()),
                   "start the job with `nightshift run`");
     const auto runs = session.read_runs();
-    text = nlohmann::json{{"job", job_to_json(session.read_job())},
-                          {"number", runs.empty() ? 1 : runs.back().number + 1},
-                          {"started", session.started_unix()},
-                          {"fingerprint", manifest->fingerprint()},
-                          {"seconds_left", seconds_left()},
-                          {"scope", read_scope(session.dir()).to_json()}}
-               .dump();
+    text =
+        nlohmann::json{
+            {"job", job_to_json(session.read_job())}, {"number", runs.empty() ? 1 : runs.back().number + 1},
+            {"started", session.started_unix()},      {"fingerprint", manifest->fingerprint()},
+            {"seconds_left", seconds_left()},         {"scope", read_scope(session.dir()).to_json()}}
+            .dump();
   }
   world.broadcast(text);
   const auto shared = nlohmann::json::parse(text);
-  Start start{job_from_json(shared.at("job").get<std::string>()), shared.at("number"), shared.at("started"),
-              shared.at("fingerprint"), std::nullopt,
+  Start start{job_from_json(shared.at("job").get<std::string>()),
+              shared.at("number"),
+              shared.at("started"),
+              shared.at("fingerprint"),
+              std::nullopt,
               Scope::from_json(shared.at("scope").get<std::string>())};
   if (const auto& left = shared.at("seconds_left"); !left.is_null()) start.seconds_left = left.get<double>();
   return start;

@@ -18,7 +18,7 @@ struct Start {
   std::int64_t job_unix = 0;  // the job's first start, seconds since 1970
   std::uint64_t fingerprint = 0;
   std::optional<double> seconds_left;  // of the allocation, by rank 0's clock; none: no end is known
-  Scope scope = {};  // the rows to work on
+  Scope scope = {};                    // the rows to work on
 };
 Start share_start(const Session& session, const parallel::Communicator& world);  // collective
 

@@ -22,8 +22,9 @@ void read_folder(const fuzz::ScratchFolder& folder) {
     fuzz::expect(!to_text(found, output).empty() && !to_json(found).empty(), "the status is empty");
   });
   fuzz::allow_errors([&] {
-    if (const auto manifest = io::read_manifest(session.dir()))
-      io::resume_conflicts(*manifest, io::Manifest{.job_json = R"({"sampling": {"seed": 1}})"});
+    io::Manifest now;
+    now.job_json = R"({"sampling": {"seed": 1}})";
+    if (const auto manifest = io::read_manifest(session.dir())) io::resume_conflicts(*manifest, now);
   });
   fuzz::allow_errors([&] { job_to_toml(session.read_job()); });
   fuzz::allow_errors([&] { session.started_unix(); });
