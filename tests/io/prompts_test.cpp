@@ -308,21 +308,28 @@ TEST(Prompts, EveryKindOfBadRowIsARowWithAReason) {
 TEST(Prompts, AbsurdExtentsAllocateNothing) {
   const Scratch s;
   h5::File file = h5::File::create(s.path("p.h5"));
-  file.create("/prompts/tokens", {.store = Store::int32, .rows = 1ull << 60});
+  file.create("/prompts/tokens", {.store = Store::int32, .rows = 1ull << 29});
   file.create("/prompts/offsets", {.store = Store::uint64})
-      .append(std::span<const std::uint64_t>(std::vector<std::uint64_t>{0, 3, 1ull << 60}));
+      .append(std::span<const std::uint64_t>(std::vector<std::uint64_t>{0, 3, 1ull << 29}));
   file.close();
   test::reset_peak_rss();
   const std::size_t before = test::peak_rss_bytes();
   const std::vector<Prompt> prompts = PromptReader(s.path("p.h5")).read(0, 5);
   ASSERT_EQ(prompts.size(), 2u);
   EXPECT_EQ(prompts[0].tokens, (std::vector<TokenId>{0, 0, 0}));
-  EXPECT_TRUE(prompts[1].error.starts_with("bad_tokens: 1152921504606846973 tokens")) << prompts[1].error;
+  EXPECT_TRUE(prompts[1].error.starts_with("bad_tokens: 536870909 tokens")) << prompts[1].error;
+
+  h5::File endless = h5::File::create(s.path("e.h5"));
+  endless.create("/prompts/tokens", {.store = Store::int32, .rows = 1ull << 60});
+  endless.create("/prompts/offsets", {.store = Store::uint64})
+      .append(std::span<const std::uint64_t>(std::vector<std::uint64_t>{0, 3, 1ull << 60}));
+  endless.close();
+  expect_refusal(s.path("e.h5"), {"/prompts/tokens claims 1152921504606846976 rows in a file of"});
 
   h5::File wide = h5::File::create(s.path("t.h5"));
   wide.create("/prompts/text", {.store = Store::string, .rows = 1ull << 40});
   wide.close();
-  expect_refusal(s.path("t.h5"), {"/prompts/text has 1099511627776 rows"});
+  expect_refusal(s.path("t.h5"), {"/prompts/text claims 1099511627776 rows"});
   EXPECT_LT(test::peak_rss_bytes() - before, 32u << 20);
 }
 
