@@ -11,7 +11,14 @@
 namespace nightshift {
 
 // Process exit codes, documented for scripts in docs/operations.md.
-enum class Exit : int { done = 0, failed = 1, bad_input = 2, too_many_failed = 3, stopped_resumable = 75 };
+enum class Exit : int {
+  done = 0,
+  failed = 1,
+  bad_input = 2,
+  too_many_failed = 3,
+  not_stored = 74,  // of a rank: its answers could not be written; the front end makes `failed` of it
+  stopped_resumable = 75
+};
 
 // What failed, and what the user can do about it. `remedy` may be empty when there is nothing to advise.
 class Error : public std::runtime_error {

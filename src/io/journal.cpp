@@ -91,7 +91,8 @@ struct ResultJournal::Impl {
 
   void throw_failure() const {
     if (!failure.empty()) {
-      throw Error(fmt::format("the journal stopped after {} of {} records: {}", durable, appended, failure));
+      throw Error(fmt::format("the journal stopped after {} of {} records: {}", durable, appended, failure),
+                  "", Exit::not_stored);
     }
   }
 

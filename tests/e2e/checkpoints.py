@@ -13,7 +13,7 @@ import time
 from harness import Workplace, assert_same, chats, columns, command, rank_pids, report, run, status, write_job, write_prompts
 
 PROMPTS = 14
-TOKENS = 800  # of most answers: far more than one of the starts generates before it is disturbed
+TOKENS = 1400  # of most answers: far more than one of the starts generates before it is disturbed
 PATIENCE = 60  # seconds until something must have happened
 
 ONE = {"sequence": 1, "tensor": 1, "replicas": 1}
@@ -48,7 +48,7 @@ class Job:
         print(f"undisturbed: {len(self.calm['text'])} answers, {len(self.calm['tokens'])} tokens, {time.time() - start:.1f} s", flush=True)
 
     def write(self, output, geometry, **settings):
-        return write_job(self.work / "job.toml", self.prompts, output, parallel=geometry, schedule={"max_sequences": 4},
+        return write_job(self.work / "job.toml", self.prompts, output, parallel=geometry, schedule={"max_sequences": 2},
                          sampling={"max_tokens": TOKENS, "ignore_eos": True}, run={"checkpoint_seconds": 0.0, **settings})
 
     def start(self, geometry, environment=None, **settings):

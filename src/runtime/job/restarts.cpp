@@ -2,6 +2,7 @@
 #include "runtime/job/restarts.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/check.h"
 
@@ -14,9 +15,9 @@ constexpr int kCannotRun = 126, kNotFound = 127;  // a shell's words for a progr
 }  // namespace
 
 bool worth_restarting(int code, bool worked) {
-  if (code == static_cast<int>(Exit::bad_input) || code == static_cast<int>(Exit::stopped_resumable))
-    return false;
-  if (code == kCannotRun || code == kNotFound) return false;
+  constexpr std::array kFinal{static_cast<int>(Exit::bad_input), static_cast<int>(Exit::not_stored),
+                              static_cast<int>(Exit::stopped_resumable), kCannotRun, kNotFound};
+  if (std::find(kFinal.begin(), kFinal.end(), code) != kFinal.end()) return false;
   return worked || code != static_cast<int>(Exit::failed);
 }
 

@@ -8,7 +8,8 @@ namespace nightshift::runtime {
 
 // Whether another start may end otherwise. `code`: of the launcher, 128 + signal for a killed rank; `worked`:
 // ranks have once come as far as computing. An error that ranks report before that is one of the job, the
-// model or the machine, and would come again.
+// model or the machine, and would come again; so would a disk without room for answers, which says nothing of
+// the prompts in work.
 bool worth_restarting(int code, bool worked);
 
 // So many failures in a row, with pauses of 1, 2, 4 ... 60 seconds. Progress begins the count anew.
