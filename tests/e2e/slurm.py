@@ -16,7 +16,7 @@ from slurm_cluster import SlurmCluster, environment_of, wait_for, why_not
 
 OPTIONS = {"sampling": {"temperature": 0.6, "max_tokens": 60, "ignore_eos": True}, "schedule": {"max_sequences": 4},
            "run": {"threads": 1}}
-PROMPTS = 1200
+PROMPTS = 3000  # Slurm takes half a minute to notice a lost node: jobs that are not through by then on any machine
 PARTS = ["part-0.h5", "part-1.h5"]
 CHAIN = 20
 PATIENCE = 300  # seconds; a quiet machine takes a tenth
