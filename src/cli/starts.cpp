@@ -161,7 +161,7 @@ bool Starts::recover(RanksEnd& end, const Scope& scope, bool progress) {
 // In an allocation that has lost nodes: the next start is for the others.
 bool Starts::keep_to_living_nodes() {
   const auto& slurm = checked_.machine.slurm;
-  if (!slurm || slurm->nodes < 2 || command_.argv.front() != "srun") return true;
+  if (!slurm || slurm->nodes < 2 || !slurm->has_srun) return true;
   command_ = checked_.command;
   const std::vector<std::string> nodes = runtime::probe_usable_nodes();
   const int left = static_cast<int>(nodes.size());
@@ -172,7 +172,7 @@ bool Starts::keep_to_living_nodes() {
   if (geometry.ranks == 0) return false;
   const std::string program = *std::prev(command_.argv.end(), 2);
   command_ = runtime::launch_command(geometry, checked_.machine, program, session_.dir().string());
-  runtime::keep_to_nodes(command_, nodes);
+  runtime::keep_to_nodes(command_, nodes, geometry.ranks_per_node);
   return true;
 }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nightshift under a real Slurm of several nodes on this machine: a chain past the time limit, `scontrol requeue`, a lost node, an
+"""nightshift under a real Slurm of several nodes on this machine: chains past the time limit, `scontrol requeue`, lost nodes, an
 array. Every result has the bytes of a run without Slurm.
 
-    slurm.py [SCENARIO...]        chain, requeue, lost_node, lost_node_mpirun, array
+    slurm.py [SCENARIO...]        chain, deadline, requeue, lost_node, lost_node_mpirun, keep, keep_mpirun, array
 """
 import datetime
 import pathlib
@@ -11,15 +11,17 @@ import signal
 import sys
 
 import harness
-from harness import NIGHTSHIFT, Workplace, assert_same, chats, columns, run, write_job, write_prompts
+from harness import FAULTS, NIGHTSHIFT, Workplace, assert_same, chats, columns, run, write_job, write_prompts
 from slurm_cluster import SlurmCluster, environment_of, wait_for, why_not
 
 OPTIONS = {"sampling": {"temperature": 0.6, "max_tokens": 60, "ignore_eos": True}, "schedule": {"max_sequences": 4},
            "run": {"threads": 1}}
-PROMPTS = 3000  # Slurm takes half a minute to notice a lost node: jobs that are not through by then on any machine
+PROMPTS = 1200
+PAUSE = 80  # ms for each prompt: jobs last longer than Slurm takes to notice a lost node, on the fastest machine
 PARTS = ["part-0.h5", "part-1.h5"]
-CHAIN = 20
-PATIENCE = 300  # seconds; a quiet machine takes a tenth
+CHAIN = 12
+PATIENCE = 400  # seconds
+OVER = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 
 
 class Scenario:
@@ -31,9 +33,9 @@ class Scenario:
         self.file = write_job(work / f"{name}.toml", work / "prompts.h5", self.output, **OPTIONS, job={"name": name})
 
     def submit(self, *words):
-        """The ids of its Slurm jobs."""
-        self.ids = self.cluster.command(NIGHTSHIFT, "submit", self.file, *words).split()
-        return self.ids
+        """Its Slurm jobs, whose ranks take their time."""
+        slow = {"LD_PRELOAD": str(FAULTS / "slow_prompts.so"), "SLOW_PROMPTS": str(PAUSE)}
+        self.ids = self.cluster.command(NIGHTSHIFT, "submit", self.file, *words, environment=slow).split()
 
     def log(self):
         return "\n".join(log.read_text() for log in sorted(self.output.parent.glob(f"{self.name}-*.log")))
@@ -47,8 +49,8 @@ class Scenario:
 
     def over(self, job_id):
         """The state of a Slurm job that has reached its last one; "" before."""
-        state = self.cluster.job(job_id)["JobState"]
-        return "" if state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED") else state
+        job = self.cluster.job(job_id)
+        return job["JobState"] if job["JobState"] in OVER else ""
 
     def wait_until_over(self, job_id):
         return wait_for(f"{self.name}: the end of job {job_id}", lambda: self.over(job_id), PATIENCE)
@@ -81,18 +83,33 @@ class Scenario:
 
 def start_chain(scenario):
     """One-minute jobs. Slurm looks every 30 s and may send the signal as much early, so each works for 10 s at least."""
-    scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "schedule.max_sequences=2",
-                    "--set", "run.stop_before_end_seconds=0", "--", "--signal=B:USR1@20", "--nodelist=n1")
+    scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "run.stop_before_end_seconds=0",
+                    "--", "--signal=B:USR1@20", "--nodelist=n1")
 
 
 def finish_chain(scenario):
+    return f"{links_of_the_chain(scenario, 'SIGUSR1')} stopped by Slurm's signal with code 75, then done, the rest dropped"
+
+
+def start_deadline(scenario):
+    """No signal: the ranks know when the allocation ends. (SIGCONT is for nothing; without it the template's would come.)"""
+    scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "run.stop_before_end_seconds=20",
+                    "--", "--signal=B:CONT@20", "--nodelist=n10")
+
+
+def finish_deadline(scenario):
+    return f"{links_of_the_chain(scenario, 'end of the allocation')} stopped by themselves with code 75, then done, the rest dropped"
+
+
+def links_of_the_chain(scenario, stopped_by):
     states = [scenario.wait_until_over(job_id) for job_id in scenario.ids]
     stopped = states.index("COMPLETED")
     assert stopped >= 1, f"the work fitted into one time limit: {states}\n{scenario.log()}"
     assert states == ["FAILED"] * stopped + ["COMPLETED"] + ["CANCELLED"] * (CHAIN - 1 - stopped), f"{states}\n{scenario.log()}"
     for job_id in scenario.ids[:stopped]:
         assert scenario.cluster.job(job_id)["ExitCode"] == "75:0", scenario.cluster.job(job_id)
-    return f"{stopped} of {CHAIN} jobs stopped ahead of the time limit with code 75, then done, the rest dropped"
+    assert scenario.log().count(stopped_by) >= stopped, f"{stopped} stops, none by {stopped_by}\n{scenario.log()}"
+    return f"{stopped} of {CHAIN} jobs"
 
 
 def start_requeue(scenario):
@@ -108,7 +125,7 @@ def finish_requeue(scenario):
 
 def start_lost_node(scenario):
     """Not the node of the batch script: Slurm would have to find out itself, which takes its SlurmdTimeout."""
-    scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n4", "--exclude=n[1-3,7-9]")
+    scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n4", "--exclude=n[1-3,7-14]")
     scenario.wait_until_under_way()
     batch, other = scenario.cluster.job(scenario.ids[0])["BatchHost"], scenario.cluster.job(scenario.ids[0])["NodeList"]
     assert (batch, other) == ("n4", "n[4-5]"), (batch, other)
@@ -131,9 +148,10 @@ def finish_second_start(scenario, what):
 
 
 def start_lost_node_mpirun(scenario):
-    """mpirun ends at once when a node goes: the batch script finds out why, and asks for another start."""
-    scenario.submit("--template", "preemptible", "--nodes", "2", "--", "--nodelist=n7", "--exclude=n[1-6]",
-                    f"--export=ALL,PATH={path_without_pmix(scenario)}")
+    """mpirun ends at once when a node goes: where nightshift may not start the ranks again, the batch script finds out
+    why, and asks Slurm for another start."""
+    scenario.submit("--template", "preemptible", "--nodes", "2", "--set", "run.max_restarts=0", "--", "--nodelist=n7",
+                    "--exclude=n[1-6,10-14]", f"--export=ALL,PATH={path_without_pmix(scenario)}")
     scenario.wait_until_under_way()
     scenario.cluster.lose_node("n8")
 
@@ -155,9 +173,32 @@ def path_without_pmix(scenario):
     return f"{programs}:{path}"
 
 
+def start_keep(scenario, nodes="n[11-12]", *more):
+    """An allocation that outlives its nodes: the ranks start again on what is left of it."""
+    scenario.submit("--template", "multi", "--nodes", "2", "--", "--no-kill", f"--nodelist={nodes}", *more)
+    scenario.wait_until_under_way()
+    batch = scenario.cluster.job(scenario.ids[0])["BatchHost"]
+    scenario.cluster.lose_node({"n11": "n12", "n13": "n14"}[batch])
+
+
+def finish_keep(scenario):
+    state = scenario.wait_until_over(scenario.ids[0])
+    job = scenario.cluster.job(scenario.ids[0])
+    assert state == "COMPLETED" and int(job["Restarts"]) == 0, f"{state}, {job['Restarts']} restarts\n{scenario.log()}"
+    assert "1 of 2 nodes are left: 1 rank" in scenario.log(), scenario.log()
+    return "lost one of two nodes, done on the other in the same allocation"
+
+
+def start_keep_mpirun(scenario):
+    start_keep(scenario, "n[13-14]", f"--export=ALL,PATH={path_without_pmix(scenario)}")
+
+
+finish_keep_mpirun = finish_keep
+
+
 def start_array(scenario):
     scenario.submit("--template", "array", *(word for part in PARTS for word in ("--input", scenario.file.parent / part)),
-                    "--ranks", "2", "--", "--nodelist=n1", "--exclude=n[2-9]")
+                    "--ranks", "2", "--", "--nodelist=n1", "--exclude=n[2-14]")
 
 
 def finish_array(scenario):
@@ -175,8 +216,8 @@ def undisturbed(work):
         made[name] = work / f"calm-{name}"
         run(write_job(work / "calm.toml", work / name, made[name], **OPTIONS), ranks=2)
     whole = {"": made["prompts.h5"]}
-    return {"chain": whole, "requeue": whole, "lost_node": whole, "lost_node_mpirun": whole,
-            "array": {"-" + pathlib.Path(part).stem: made[part] for part in PARTS}}
+    names = ["chain", "deadline", "requeue", "lost_node", "lost_node_mpirun", "keep", "keep_mpirun"]
+    return {**{name: whole for name in names}, "array": {"-" + pathlib.Path(part).stem: made[part] for part in PARTS}}
 
 
 def main():
@@ -186,7 +227,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what the test has started ends with it
     with Workplace("slurm") as work:
         calm = undisturbed(work)
-        with SlurmCluster(work / "slurm", 9) as cluster:
+        with SlurmCluster(work / "slurm", 14) as cluster:
             # At the same time: most of it is what Slurm takes to notice things.
             scenarios = {name: Scenario(cluster, work, name) for name in sys.argv[1:] or calm}
             for name, scenario in scenarios.items():

@@ -155,8 +155,9 @@ class SlurmCluster:
             self.daemons[name] = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], env=self.environment,
                                                   stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
-    def command(self, *words, check=True):
-        done = subprocess.run([str(word) for word in words], env=self.environment, capture_output=True, text=True, timeout=60)
+    def command(self, *words, check=True, environment=None):
+        done = subprocess.run([str(word) for word in words], env=self.environment | (environment or {}), capture_output=True,
+                              text=True, timeout=60)
         assert not check or done.returncode == 0, f"{' '.join(done.args)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 

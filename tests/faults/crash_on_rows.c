@@ -1,31 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // LD_PRELOAD library of the tests: prompts that kill their ranks. A rank that takes one of the rows in
 // $CRASH_ON_ROWS ("17,133") into work dies of SIGSEGV: a few prompts later, or before it can say that the row
-// has ended. It learns of rows from what the rank writes to its in-work file: slots of 16 bytes, the first
-// row and the number of rows; slot 0 is for rows that are only being read.
+// has ended.
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <errno.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-enum { kWritesToLive = 6, kSlotBytes = 16 };
+#include "in_work.h"
+
+enum { kWritesToLive = 6 };
 
 static off_t deadly_slot = 0;
 static int writes_left = 0;
-
-static int is_in_work_file(int fd) {
-  char link[64], path[4096];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  const ssize_t size = readlink(link, path, sizeof path - 1);
-  if (size <= 0 || strcmp(program_invocation_short_name, "nightshift-rank") != 0) return 0;
-  path[size] = '\0';
-  return strstr(path, "/in-work-") != NULL;
-}
 
 static int kills(uint64_t row) {
   const char* list = getenv("CRASH_ON_ROWS");

@@ -35,11 +35,20 @@ TEST(Nodes, AShrunkJobHasWholeReplicasAndNodesAsFullAsBefore) {
   EXPECT_EQ(shrink(of(5, 1, 1, 4), 4, 3).ranks, 5) << "2 + 2 + 1 + 0: the last node had nothing to do";
 }
 
-TEST(Nodes, SrunIsToldWhere) {
+TEST(Nodes, ANodeThatOnlyLooksAliveIsLeftOut) {
+  const Names asked = {"n1", "n3", "n4"};
+  EXPECT_EQ(answering_nodes("n4\nn1\n", asked), (Names{"n1", "n4"}));
+  EXPECT_EQ(answering_nodes("srun: error: n3\nn10\n", asked), Names{});
+}
+
+TEST(Nodes, TheLauncherIsToldWhere) {
   LaunchCommand command{{"srun", "--ntasks", "4", "nightshift-rank"}, {}};
-  keep_to_nodes(command, {"n1", "n3"});
+  keep_to_nodes(command, {"n1", "n3"}, 2);
   EXPECT_EQ(command.argv,
             (Names{"srun", "--nodes", "2", "--nodelist", "n1,n3", "--ntasks", "4", "nightshift-rank"}));
+  LaunchCommand mpirun{{"mpirun", "-np", "4", "nightshift-rank"}, {}};
+  keep_to_nodes(mpirun, {"n1", "n3"}, 2);
+  EXPECT_EQ(mpirun.argv, (Names{"mpirun", "--host", "n1:2,n3:2", "-np", "4", "nightshift-rank"}));
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <functional>
+#include <set>
 #include <sstream>
 
 #include "core/check.h"
@@ -19,6 +21,18 @@ bool can_run(std::string_view state) {
   return std::find(kAlive.begin(), kAlive.end(), state) != kAlive.end();
 }
 
+// What a command prints; "" where it cannot be run.
+std::string output_of(const std::string& command) {
+  FILE* pipe = ::popen((command + " 2>/dev/null </dev/null").c_str(), "r");
+  if (pipe == nullptr) return {};
+  std::string text;
+  std::array<char, 4096> bytes;
+  while (const std::size_t size = ::fread(bytes.data(), 1, bytes.size(), pipe))
+    text.append(bytes.data(), size);
+  ::pclose(pipe);
+  return text;
+}
+
 }  // namespace
 
 std::vector<std::string> usable_nodes(std::string_view sinfo) {
@@ -31,18 +45,26 @@ std::vector<std::string> usable_nodes(std::string_view sinfo) {
   return nodes;
 }
 
+std::vector<std::string> answering_nodes(std::string_view srun, const std::vector<std::string>& asked) {
+  std::set<std::string, std::less<>> answered;
+  std::istringstream lines{std::string(srun)};
+  for (std::string line; std::getline(lines, line);) answered.insert(line);
+  std::vector<std::string> nodes = asked;
+  std::erase_if(nodes, [&](const std::string& node) { return !answered.contains(node); });
+  return nodes;
+}
+
+// A node that has lost its power is "alloc" for minutes yet: what counts is whether it still starts a
+// process.
 std::vector<std::string> probe_usable_nodes() {
-  std::string text;
-  FILE* pipe = ::popen(
-      "timeout 20 sinfo --noheader --Node --format='%N %t' --nodes=\"$SLURM_JOB_NODELIST\" 2>/dev/null "
-      "</dev/null",
-      "r");
-  if (pipe == nullptr) return {};
-  std::array<char, 4096> bytes;
-  while (const std::size_t size = ::fread(bytes.data(), 1, bytes.size(), pipe))
-    text.append(bytes.data(), size);
-  ::pclose(pipe);
-  return usable_nodes(text);
+  const std::vector<std::string> listed = usable_nodes(
+      output_of("timeout 20 sinfo --noheader --Node --format='%N %t' --nodes=\"$SLURM_JOB_NODELIST\""));
+  if (listed.empty()) return {};
+  const std::string on_each = fmt::format(
+      "timeout 60 srun --overlap --nodes={0} --ntasks={0} --ntasks-per-node=1 --cpus-per-task=1 "
+      "--kill-on-bad-exit=0 --mpi=none --nodelist={1} sh -c 'echo \"$SLURMD_NODENAME\"'",
+      listed.size(), fmt::join(listed, ","));
+  return answering_nodes(output_of(on_each), listed);
 }
 
 Geometry shrink(Geometry geometry, int nodes, int left) {
@@ -53,9 +75,15 @@ Geometry shrink(Geometry geometry, int nodes, int left) {
   return geometry;
 }
 
-void keep_to_nodes(LaunchCommand& command, const std::vector<std::string>& nodes) {
-  command.argv.insert(command.argv.begin() + 1, {"--nodes", std::to_string(nodes.size()), "--nodelist",
-                                                 fmt::format("{}", fmt::join(nodes, ","))});
+void keep_to_nodes(LaunchCommand& command, const std::vector<std::string>& nodes, int ranks_per_node) {
+  auto& argv = command.argv;
+  if (argv.front() == "srun") {
+    argv.insert(argv.begin() + 1, {"--nodes", std::to_string(nodes.size()), "--nodelist",
+                                   fmt::format("{}", fmt::join(nodes, ","))});
+  } else {
+    const std::string slots = fmt::format(":{}", ranks_per_node);
+    argv.insert(argv.begin() + 1, {"--host", fmt::format("{}{}", fmt::join(nodes, slots + ","), slots)});
+  }
 }
 
 }  // namespace nightshift::runtime

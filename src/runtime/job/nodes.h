@@ -15,14 +15,18 @@ namespace nightshift::runtime {
 // something. "down*", "drained", "fail", "boot" and the like cannot.
 std::vector<std::string> usable_nodes(std::string_view sinfo);
 
-// usable_nodes() of this allocation, as Slurm sees them now; empty where it does not say.
+// Of `asked`, in its order, those that have said their name on a line of their own.
+std::vector<std::string> answering_nodes(std::string_view srun, const std::vector<std::string>& asked);
+
+// The usable_nodes() of this allocation that start a process when asked, within a minute; empty where Slurm
+// does not say.
 std::vector<std::string> probe_usable_nodes();
 
 // The same job on `left` of its `nodes` nodes: as many ranks on each as before, as whole replicas. Without a
 // rank where not even one replica fits.
 Geometry shrink(Geometry geometry, int nodes, int left);
 
-// `command`, an srun, on these nodes alone.
-void keep_to_nodes(LaunchCommand& command, const std::vector<std::string>& nodes);
+// `command`, an srun or mpirun, on these nodes alone.
+void keep_to_nodes(LaunchCommand& command, const std::vector<std::string>& nodes, int ranks_per_node);
 
 }  // namespace nightshift::runtime
