@@ -24,7 +24,7 @@ python_with_h5py() {
 }
 
 install_packages libgtest-dev python3-h5py
-mapfile -t optional < <(offered_packages clang-format-14)
+mapfile -t optional < <(offered_packages clang-format-14 slurm-wlm munge)
 ((${#optional[@]} == 0)) || install_packages "${optional[@]}"
 configure -DNIGHTSHIFT_TESTS=ON "$(python_with_h5py)"
 build

@@ -32,9 +32,9 @@ class Scenario:
         self.output = work / f"{name}.h5"
         self.file = write_job(work / f"{name}.toml", work / "prompts.h5", self.output, **OPTIONS, job={"name": name})
 
-    def submit(self, *words):
+    def submit(self, *words, pause=PAUSE):
         """Its Slurm jobs, whose ranks take their time."""
-        slow = {"LD_PRELOAD": str(FAULTS / "slow_prompts.so"), "SLOW_PROMPTS": str(PAUSE)}
+        slow = {"LD_PRELOAD": str(FAULTS / "slow_prompts.so"), "SLOW_PROMPTS": str(pause)}
         self.ids = self.cluster.command(NIGHTSHIFT, "submit", self.file, *words, environment=slow).split()
 
     def log(self):
@@ -84,21 +84,21 @@ class Scenario:
 def start_chain(scenario):
     """One-minute jobs. Slurm looks every 30 s and may send the signal as much early, so each works for 10 s at least."""
     scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "run.stop_before_end_seconds=0",
-                    "--", "--signal=B:USR1@20", "--nodelist=n1")
+                    "--", "--signal=B:USR1@20", "--nodelist=n1", pause=50)
 
 
 def finish_chain(scenario):
-    return f"{links_of_the_chain(scenario, 'SIGUSR1')} stopped by Slurm's signal with code 75, then done, the rest dropped"
+    return f"{links_of_the_chain(scenario, 'stopping (USR1)')} stopped by Slurm's signal with code 75, then done, the rest dropped"
 
 
 def start_deadline(scenario):
     """No signal: the ranks know when the allocation ends. (SIGCONT is for nothing; without it the template's would come.)"""
     scenario.submit("--chain", str(CHAIN), "--time", "1", "--ranks", "1", "--set", "run.stop_before_end_seconds=20",
-                    "--", "--signal=B:CONT@20", "--nodelist=n10")
+                    "--", "--signal=B:CONT@20", "--nodelist=n10", pause=50)
 
 
 def finish_deadline(scenario):
-    return f"{links_of_the_chain(scenario, 'end of the allocation')} stopped by themselves with code 75, then done, the rest dropped"
+    return f"{links_of_the_chain(scenario, 'stopped early (end of the allocation)')} stopped by themselves with code 75, then done, the rest dropped"
 
 
 def links_of_the_chain(scenario, stopped_by):
@@ -108,7 +108,7 @@ def links_of_the_chain(scenario, stopped_by):
     assert states == ["FAILED"] * stopped + ["COMPLETED"] + ["CANCELLED"] * (CHAIN - 1 - stopped), f"{states}\n{scenario.log()}"
     for job_id in scenario.ids[:stopped]:
         assert scenario.cluster.job(job_id)["ExitCode"] == "75:0", scenario.cluster.job(job_id)
-    assert scenario.log().count(stopped_by) >= stopped, f"{stopped} stops, none by {stopped_by}\n{scenario.log()}"
+    assert scenario.log().count(stopped_by) >= stopped, f"{stopped} stops, not all {stopped_by}\n{scenario.log()}"
     return f"{stopped} of {CHAIN} jobs"
 
 

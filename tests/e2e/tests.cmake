@@ -19,6 +19,5 @@ if(Python3_FOUND AND TARGET nightshift-rank)
   nightshift_e2e_test(restarts 900)
   nightshift_e2e_test(many_prompts 300)
   nightshift_e2e_test(fault_campaign 600 10)
-  # Not among them yet: slurm.py, whose scenarios depend on when Slurm notices what. By hand, with slurm-wlm and munge installed:
-  #   NIGHTSHIFT_BIN=build/cpu-release/bin python3 tests/e2e/slurm.py [SCENARIO ...]
+  nightshift_e2e_test(slurm 900)
 endif()
