@@ -70,7 +70,60 @@ if(NOT include)
 endif()
 message(STATUS "minja: ${include}")
 
+# minja does not check arithmetic and sizes: a template that divides by zero, or doubles a text forty times, would take the
+# process with it. A copy in the build folder sends those places through src/tokenizer/template_guards.h.
+function(nightshift_edit variable before after)
+  string(FIND "${${variable}}" "${before}" at)
+  if(at EQUAL -1)
+    message(FATAL_ERROR "minja has changed, it has no '${before}': the guards for templates need another look")
+  endif()
+  string(REPLACE "${before}" "${after}" text "${${variable}}")
+  set(${variable} "${text}" PARENT_SCOPE)
+endfunction()
+
+function(nightshift_guard_minja source target)
+  file(READ ${source} text)
+  nightshift_edit(text [=[return -get<int64_t>()]=]
+    [=[return template_guards::negative(get<int64_t>())]=])
+  nightshift_edit(text [=[return get<int64_t>() + rhs.get<int64_t>()]=]
+    [=[return template_guards::sum(get<int64_t>(), rhs.get<int64_t>())]=])
+  nightshift_edit(text [=[return get<int64_t>() - rhs.get<int64_t>()]=]
+    [=[return template_guards::difference(get<int64_t>(), rhs.get<int64_t>())]=])
+  nightshift_edit(text [=[return get<int64_t>() * rhs.get<int64_t>()]=]
+    [=[return template_guards::product(get<int64_t>(), rhs.get<int64_t>())]=])
+  nightshift_edit(text [=[return get<int64_t>() / rhs.get<int64_t>()]=]
+    [=[return template_guards::quotient(get<int64_t>(), rhs.get<int64_t>())]=])
+  nightshift_edit(text [=[return get<int64_t>() % rhs.get<int64_t>()]=]
+    [=[return template_guards::remainder(get<int64_t>(), rhs.get<int64_t>())]=])
+  nightshift_edit(text [=[return l.get<int64_t>() / r.get<int64_t>()]=]
+    [=[return template_guards::quotient(l.get<int64_t>(), r.get<int64_t>())]=])
+  nightshift_edit(text [=[return l.get<int64_t>() % r.get<int64_t>()]=]
+    [=[return template_guards::remainder(l.get<int64_t>(), r.get<int64_t>())]=])
+  nightshift_edit(text [=[return to_str() + rhs.to_str()]=]
+    [=[return template_guards::joined(to_str(), rhs.to_str())]=])
+  nightshift_edit(text [=[return l.to_str() + r.to_str()]=]
+    [=[return template_guards::joined(l.to_str(), r.to_str())]=])
+  nightshift_edit(text [=[int64_t i = 0, n = rhs.get<int64_t>();]=]
+    [=[int64_t i = 0, n = template_guards::repeated(to_str().size(), rhs.get<int64_t>());]=])
+  nightshift_edit(text [=[for (const auto& item : *rhs.array_)]=]
+    [=[template_guards::made(sizeof(Value) * (res.size() + rhs.array_->size()));
+        for (const auto& item : *rhs.array_)]=])
+  nightshift_edit(text [=[str.replace(start_pos, before.length(), after);]=]
+    [=[template_guards::made(str.size() + after.size());
+              str.replace(start_pos, before.length(), after);]=])
+  nightshift_edit(text [=[else oss << sep;]=]
+    [=[else template_guards::made(sep.size()), oss << sep;]=])
+  nightshift_edit(text [=[std::string indent(args.get<int64_t>("indent", 0), ' ');]=]
+    [=[std::string indent(template_guards::repeated(1, args.get<int64_t>("indent", 0)), ' ');]=])
+  nightshift_edit(text [=[if (needs_indent) out += indent;]=]
+    [=[if (needs_indent) template_guards::made(indent.size()), out += indent;]=])
+  file(GENERATE OUTPUT ${target} CONTENT "#include \"tokenizer/template_guards.h\"\n${text}")
+endfunction()
+set(guarded ${CMAKE_BINARY_DIR}/minja)
+nightshift_guard_minja(${include}/minja/minja.hpp ${guarded}/minja/minja.hpp)
+configure_file(${include}/minja/chat-template.hpp ${guarded}/minja/chat-template.hpp COPYONLY)
+
 find_package(nlohmann_json 3.10 REQUIRED)
 add_library(minja::minja INTERFACE IMPORTED GLOBAL)
-target_include_directories(minja::minja SYSTEM INTERFACE ${include})
+target_include_directories(minja::minja SYSTEM INTERFACE ${guarded})
 target_link_libraries(minja::minja INTERFACE nlohmann_json::nlohmann_json)

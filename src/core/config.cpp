@@ -250,6 +250,9 @@ void read_document(Job& job, const toml::table& document, const fs::path& file, 
 
 // An override's value is TOML; a bare word counts as a string, so that --set run.device=cpu needs no quotes.
 void apply_override(Job& job, const std::string& text) {
+  if (const auto bad = invalid_utf8(text))  // as in job files: reports and job.json cannot hold it
+    throw BadInput(fmt::format("--set {}...: not UTF-8 at byte {}", text.substr(0, *bad), *bad),
+                   "write it in UTF-8; files whose names are not UTF-8 need a link with another name");
   const auto equals = text.find('=');
   const auto dot = text.find('.');
   if (equals == std::string::npos || dot == std::string::npos || dot > equals) {

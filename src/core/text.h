@@ -2,7 +2,9 @@
 // Small text helpers that several rooms need for messages.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +19,11 @@ std::uint64_t parse_bytes(std::string_view text);
 std::string format_bytes(double bytes);       // "1.8 GiB"
 std::string format_count(double count);       // "12,345" below a million, "1.23 M" above
 std::string format_duration(double seconds);  // "4 s", "3 min 20 s", "2 h 05 min"
+
+// Offset of the first byte that is not UTF-8 (overlong forms, surrogates and values above U+10FFFF are not).
+std::optional<std::size_t> invalid_utf8(std::string_view text);
+// Bytes of the well-formed sequence at the start of `text`, 0 when there is none (Unicode 15, table 3-7).
+std::size_t utf8_length(std::string_view text);
 
 // Whether brackets nest deeper than `limit`. Asked before parsing, because a tree of 100,000 levels ends the
 // stack.

@@ -2,17 +2,12 @@
 // Checks of text from outside before anything else touches it.
 #pragma once
 
-#include <cstddef>
-#include <optional>
 #include <string>
 #include <string_view>
 
 #include "core/text.h"
 
 namespace nightshift::io {
-
-// Offset of the first byte that is not UTF-8 (overlong forms, surrogates and values above U+10FFFF are not).
-std::optional<std::size_t> invalid_utf8(std::string_view text);
 
 // The text with U+0000 and bytes that are not UTF-8 replaced by U+FFFD: what an HDF5 string can hold.
 std::string storable_text(std::string_view text);

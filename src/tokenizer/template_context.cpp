@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "tokenizer/template_guards.h"
+
 namespace nightshift::tokenizer {
 namespace {
 
@@ -15,7 +17,8 @@ constexpr std::size_t kMostSourceBytes = 256u << 10;  // published templates hav
 constexpr std::size_t kLongestComment = 8u << 10;     // std::regex recurses once per byte of it
 constexpr int kDeepest = 64;                          // brackets, or blocks
 constexpr std::size_t kMostStack = 2u << 20;
-constexpr std::uint64_t kLookups = 500'000;  // a template makes some 30 per message
+constexpr std::size_t kMostText = 256u << 20;  // of all texts together that one rendering makes
+constexpr std::uint64_t kLookups = 500'000;    // a template makes some 30 per message
 
 [[noreturn]] void stop(const std::string& why) {
   throw std::runtime_error(why);
@@ -86,6 +89,7 @@ int nesting_of(std::string_view tag) {
 }  // namespace
 
 std::shared_ptr<minja::Context> bounded_context(minja::Value variables, std::size_t input_bytes) {
+  template_guards::allow(kMostText + 256 * input_bytes);
   auto context = std::make_shared<BoundedContext>(std::move(variables), kLookups + 4 * input_bytes);
   BoundedContext* raw = context.get();  // the callable lives in the context's own variables
   context->set("range", minja::Value::callable([raw](const auto&, minja::ArgumentsValue& arguments) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chat templates are programs out of a model directory. This context keeps one that never ends, or whose
 // macros call themselves for ever, from taking the rank with it: it counts what a template looks up, watches
-// the stack, and has a range() that checks its arguments.
+// the stack, and has a range() that checks its arguments. Arithmetic and the growth of texts are
+// template_guards.h's.
 #pragma once
 
 #include <cstdint>

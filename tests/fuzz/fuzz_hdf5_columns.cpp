@@ -96,7 +96,9 @@ void add_column(io::h5::File& file, Input& in) {
     for (std::int64_t& value : values) value = in.number();
     data.append(std::span<const std::int64_t>(values));
   }
-  if (shape == 128) data.extend(std::uint64_t{1} << (in.byte() % 40));  // rows that were never written
+  // Rows that were never written: some, or more than anybody has; what lies between only takes its time.
+  const std::uint8_t power = in.byte() % 40;
+  if (shape == 128) data.extend(std::uint64_t{1} << (power < 30 ? power % 13 : power));
 }
 
 }  // namespace

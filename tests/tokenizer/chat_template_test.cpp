@@ -94,6 +94,38 @@ TEST(ChatTemplate, FailuresNameTheMessage) {
   EXPECT_NE(failure(chat, kHello, "[]").find("not a JSON object"), std::string::npos);
 }
 
+TEST(ChatTemplate, ArithmeticThatHasNoResultIsAFailureOfTheRow) {
+  const char* const kSmallest = "(-9223372036854775807 - 1)";
+  for (const std::string& expression :
+       {std::string("1 / 0"), std::string("1 // 0"), std::string("1 % 0"),
+        std::string("9223372036854775807 + 1"), std::string("9223372036854775807 * 2"),
+        kSmallest + std::string(" - 1"), "-" + std::string(kSmallest), kSmallest + std::string(" // -1"),
+        kSmallest + std::string(" % -1")}) {
+    const std::string why = failure(load("{{ " + expression + " }}"), kHello);
+    EXPECT_TRUE(why.find("division by zero") != std::string::npos ||
+                why.find("beyond 64 bits") != std::string::npos)
+        << expression << ": " << why;
+  }
+  EXPECT_EQ(load("{{ 7 // 2 }} {{ 7 % 4 }} {{ 3 - 5 }} {{ 3 * 5 }} {{ -4 }}").render(kHello), "3 3 -2 15 -4");
+}
+
+TEST(ChatTemplate, TextsThatGrowWithoutBoundAreAFailureOfTheRow) {
+  const std::string twice = "{% set n = namespace(s='0123456789abcdef') %}{% for i in range(60) %}";
+  for (const std::string& source :
+       {twice + "{% set n.s = n.s ~ n.s %}{% endfor %}", twice + "{% set n.s = n.s + n.s %}{% endfor %}",
+        twice + "{% set n.s = n.s.replace('0', n.s) %}{% endfor %}",
+        twice + "{% set n.s = [n.s, n.s, n.s] | join(n.s) %}{% endfor %}",
+        std::string(
+            "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}"),
+        std::string("{{ 'ab' * 9223372036854775807 }}"),
+        std::string("{{ 'a\nb' | indent(9223372036854775807) }}")}) {
+    const std::string why = failure(load(source), kHello);
+    EXPECT_NE(why.find("more text than a prompt can have"), std::string::npos)
+        << source << ": " << why.substr(0, 200);
+  }
+  EXPECT_EQ(load("{{ 'ab' * 3 }}{{ 'x' * -1 }}{{ ['a', 'b'] | join(', ') }}").render(kHello), "abababa, b");
+}
+
 TEST(ChatTemplate, IsFoundWhereverModelsKeepIt) {
   const TemporaryModel model;
   EXPECT_FALSE(ChatTemplate::load(model.path(), "auto", kClock).exists());
