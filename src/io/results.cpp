@@ -44,10 +44,11 @@ class IdStream {
 // missing.
 class Assembler {
  public:
-  Assembler(h5::File& file, const PromptReader& prompts, const ResultOptions& options)
+  // `answers`: in the journals; what is compared must not grow with the samples per prompt.
+  Assembler(h5::File& file, const PromptReader& prompts, std::uint64_t answers, const ResultOptions& options)
       : ids_(prompts),
         columns_(file, prompts.has_text_ids(), options),
-        stride_(std::max<std::uint64_t>(prompts.rows() / kRowsCompared, 1)) {
+        stride_(std::max<std::uint64_t>(std::max(prompts.rows(), answers) / kRowsCompared, 1)) {
     summary_.prompts = prompts.rows();
   }
 
@@ -140,7 +141,7 @@ void write_file(const std::string& path, const PromptReader& prompts, const Jour
                 const ResultOptions& options, ResultSummary& summary, std::vector<ComparedRow>& compared) {
   h5::File file = h5::File::create(path);
   {
-    Assembler assembler(file, prompts, options);
+    Assembler assembler(file, prompts, index.size(), options);
     index.for_each([&](const ResultRecord& record) {
       if (record.row >= prompts.rows()) {
         throw Error(fmt::format("the journal has row {}, but {} has {} rows", record.row, prompts.path(),
