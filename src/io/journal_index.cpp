@@ -119,7 +119,7 @@ struct JournalIndex::Impl {
       if (is_new) kept->files.push_back(files[piece.file()]);
       kept->entries.push_back(piece.in_file(at->second));
     }
-    pieces = {};
+    pieces = std::vector<Entry>();
     checkpoints = Checkpoints(std::move(kept));
   }
 

@@ -95,7 +95,7 @@ void SortedEntries::end_run() {
 void SortedEntries::finish(const std::function<bool(const Entry&)>& keep) {
   if (run_ends_.empty()) return keep_in_memory(keep);
   end_run();
-  waiting_ = {};
+  waiting_ = std::vector<Entry>();  // not {}, which would keep the memory
   merge(keep);
   runs_ = {};
 }
