@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kIdsPerRead = 8192;
 constexpr std::uint64_t kRowsCompared = 1000;
-constexpr std::size_t kComparedAtOnce = 50;
+constexpr std::size_t kComparedAtOnce = 4;
 
 struct ComparedRow {
   std::uint64_t result_row, hash;
@@ -197,8 +197,8 @@ void verify_rows(const std::string& path, const ResultSummary& summary,
   }
 }
 
-// HDF5 keeps the strings around those that it has read until the file is closed, so that a thousand looks at
-// a large file would fill memory: each go opens it anew.
+// HDF5 keeps all strings that were written together with one that it has read, some MiB, until the file is
+// closed, so that a thousand looks at a large file would fill memory: every few looks open it anew.
 void verify(const std::string& path, const ResultSummary& summary, std::span<const ComparedRow> compared) {
   verify_shapes(h5::File::open(path), summary);
   while (!compared.empty()) {
