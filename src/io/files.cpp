@@ -2,11 +2,13 @@
 #include "io/files.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -38,6 +40,41 @@ FileHandle& FileHandle::operator=(FileHandle&& other) noexcept {
 
 FileHandle::~FileHandle() {
   if (fd_ >= 0) ::close(fd_);
+}
+
+namespace {
+
+// -1 and errno when the directory takes no file. Not every file system has O_TMPFILE (NFS).
+int open_unnamed(const std::string& directory) {
+  const int fd = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL)) return fd;
+  std::string path = directory + "/.nightshift-XXXXXX";
+  const int named = ::mkostemp(path.data(), O_CLOEXEC);
+  if (named >= 0) ::unlink(path.c_str());
+  return named;
+}
+
+std::string temporary_directory() {
+  const char* named = std::getenv("TMPDIR");
+  return named != nullptr && *named != '\0' ? named : "/tmp";
+}
+
+}  // namespace
+
+FileHandle FileHandle::unnamed(const std::string& directory) {
+  FileHandle file;
+  std::string place = directory;
+  file.fd_ = open_unnamed(place);
+  if (file.fd_ < 0 && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+    place = temporary_directory();
+    file.fd_ = open_unnamed(place);
+  }
+  file.path_ = "a temporary file in " + place;
+  if (file.fd_ >= 0) return file;
+  const int code = errno;
+  if (place == directory) throw_system_error("cannot make " + file.path_, code);
+  throw Error(fmt::format("cannot make {}, nor in {}: {}", file.path_, directory, std::strerror(code)),
+              "set TMPDIR to a folder that may be written");
 }
 
 std::uint64_t FileHandle::size() const {
@@ -79,6 +116,25 @@ void FileHandle::truncate(std::uint64_t size) const {
 
 void FileHandle::close() {
   if (fd_ >= 0 && ::close(std::exchange(fd_, -1)) != 0) throw_system_error("cannot close " + path_, errno);
+}
+
+MappedFile::MappedFile(const FileHandle& file) {
+  const std::uint64_t size = file.size();
+  if (size == 0) return;  // nothing that could be mapped
+  void* const start = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd(), 0);
+  if (start == MAP_FAILED) throw_system_error("cannot map " + file.path(), errno);
+  bytes_ = {static_cast<const char*>(start), size};
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<char*>(bytes_.data()), bytes_.size());
 }
 
 std::string directory_of(const std::string& path) {

@@ -18,6 +18,9 @@ class FileHandle {
   FileHandle(FileHandle&& other) noexcept;
   FileHandle& operator=(FileHandle&& other) noexcept;
   ~FileHandle();
+  // A new file for reading and writing that goes with its last handle or mapping, a kill included, because it
+  // has no name: in `directory`, or in $TMPDIR (else /tmp) where `directory` may not be written.
+  static FileHandle unnamed(const std::string& directory);
 
   int fd() const { return fd_; }
   bool is_open() const { return fd_ >= 0; }
@@ -33,6 +36,20 @@ class FileHandle {
  private:
   int fd_ = -1;
   std::string path_;
+};
+
+// A file's bytes as they are now, read as they are looked at. The file must not become shorter meanwhile.
+class MappedFile {
+ public:
+  explicit MappedFile(const FileHandle& file);  // which may be closed afterwards
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const char> bytes() const { return bytes_; }
+
+ private:
+  std::span<const char> bytes_;
 };
 
 [[noreturn]] void throw_system_error(const std::string& what, int code);  // with a remedy for a full disk

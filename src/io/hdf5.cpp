@@ -222,11 +222,12 @@ std::uint64_t chunk_bytes(const DatasetInfo& info) {
   return bytes;
 }
 
-// A chunk that does not fit the cache would be read and unpacked again for every piece of it.
+// A chunk that does not fit the cache would be read and unpacked again for every piece of it. Columns are
+// read and written from front to back, so that there is no use for a second one.
 Handle access_plist(const DatasetInfo& info) {
   const std::uint64_t bytes = chunk_bytes(info);
   Handle plist(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
-  const std::size_t cache = std::clamp<std::uint64_t>(bytes, 4 * kChunkBytes, kLargestChunkCache);
+  const std::size_t cache = std::clamp<std::uint64_t>(bytes, kChunkBytes, kLargestChunkCache);
   H5Pset_chunk_cache(plist.get(), 521, cache, 1.0);  // 1.0: drop fully read or written chunks first
   return plist;
 }

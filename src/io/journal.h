@@ -97,11 +97,19 @@ struct JournalHealth {
   std::uint64_t damaged_bytes = 0;  // between records that check
 };
 
-// Where every durable record lies: 16 bytes per finished sample, and per piece of one that is under way.
+inline constexpr std::size_t kEntriesInMemory = 2u << 20;
+
+// Where every durable record lies. Constant memory, whatever the number of answers: up to `in_memory` entries
+// (one per finished sample, 16 bytes: 32 MiB) stay there; of more, 16 bytes each lie in a temporary file
+// (while it is made, 32) that is mapped, so that the kernel holds as much of it as it has room for. That file
+// has no name and goes with the process. It lies in DIRECTORY, or in $TMPDIR (else /tmp) where DIRECTORY may
+// not be written. What grows in memory is only what is under way: 16 bytes per piece of an answer that has
+// not ended (checkpoints.h), at most those of the sequences that ran at once, for each start.
 class JournalIndex {
  public:
-  // Reads every journal of the directory (none is fine). Error when a journal belongs to another job.
-  JournalIndex(const std::string& directory, std::uint64_t job);
+  // Reads every journal of the directory (none is fine). Error when a journal belongs to another job, or when
+  // there is no room for the temporary file.
+  JournalIndex(const std::string& directory, std::uint64_t job, std::size_t in_memory = kEntriesInMemory);
   ~JournalIndex();
   JournalIndex(JournalIndex&&) noexcept;
   JournalIndex& operator=(JournalIndex&&) noexcept;

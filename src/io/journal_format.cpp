@@ -123,18 +123,27 @@ void seal(RecordHeader& header, std::span<const char> payload, std::uint64_t non
   header.hash = hash_before_last(header, nonce);
 }
 
+std::optional<FileHeader> read_file_header(const FileHandle& file) {
+  FileHeader header{};
+  const std::size_t read = file.read_at(0, {reinterpret_cast<char*>(&header), sizeof header});
+  if (read < sizeof header || !checks(header)) return std::nullopt;
+  if (header.version != kJournalVersion || header.header_bytes != sizeof header) {
+    throw Error(fmt::format("{} is a journal of version {}; this program reads version {}", file.path(),
+                            header.version, kJournalVersion),
+                "finish the job with the version that began it, or start again with --restart");
+  }
+  return header;
+}
+
 JournalScan scan_journal(const FileHandle& file,
                          const std::function<void(const RecordHeader&, std::uint64_t)>& visit) {
   Window window(file);
   JournalScan scan;
   scan.file_bytes = window.size();
-  scan.has_header = load(window, 0, scan.header) && checks(scan.header);
-  if (!scan.has_header) return scan;
-  if (scan.header.version != kJournalVersion || scan.header.header_bytes != sizeof(FileHeader)) {
-    throw Error(fmt::format("{} is a journal of version {}; this program reads version {}", file.path(),
-                            scan.header.version, kJournalVersion),
-                "finish the job with the version that began it, or start again with --restart");
-  }
+  const std::optional<FileHeader> file_header = read_file_header(file);
+  if (!file_header) return scan;
+  scan.has_header = true;
+  scan.header = *file_header;
   std::uint64_t offset = scan.committed_end = sizeof(FileHeader);
   RecordHeader header{};
   while (offset < window.size()) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -65,6 +66,10 @@ struct JournalScan {
   std::uint64_t committed_end = 0;
   std::uint64_t damaged_bytes = 0;
 };
+
+// None when the file was cut off before its header was complete, or the header is damaged. Error for a
+// journal of another version.
+std::optional<FileHeader> read_file_header(const FileHandle& file);
 
 // Reads a journal from start to end through a window of a few MiB; `visit` gets each record that checks, in
 // file order.

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <span>
+#include <tuple>
 #include <unordered_map>
 
 #include "core/check.h"
@@ -11,22 +13,77 @@
 #include "io/journal.h"
 #include "io/journal_format.h"
 #include "io/journal_source.h"
+#include "io/sorted_entries.h"
 #include "io/superseded.h"
 
 namespace nightshift::io {
 
+namespace {
+
+// Of equal samples the first in order stays: the one that was committed first. The others are compared with
+// it.
+class FirstOfEach {
+ public:
+  FirstOfEach(const std::vector<JournalFile>& files, JournalHealth& health)
+      : source_(files), health_(health) {}
+
+  bool stays(const Entry& entry) {
+    if (!first_ || first_->identity() != entry.identity()) {
+      first_ = entry;
+      return true;
+    }
+    ++health_.duplicates;
+    source_.read(*first_, record_);
+    source_.read(entry, again_);
+    if (!record_.same_answer(again_)) ++health_.conflicts;
+    return false;
+  }
+
+ private:
+  RecordSource source_;
+  JournalHealth& health_;
+  std::optional<Entry> first_;
+  ResultRecord record_, again_;
+};
+
+}  // namespace
+
 struct JournalIndex::Impl {
   std::vector<JournalFile> files;  // in order of creation
-  std::vector<Entry> entries;      // finished samples, ordered by (row, sample)
+  SortedEntries finished;          // samples, ordered by (row, sample)
   std::vector<Entry> pieces;       // of samples under way; emptied once they are in `checkpoints`
   Checkpoints checkpoints;
   JournalHealth health;
   Superseded superseded;
   std::uint64_t committed_rows = 0;
 
-  void scan(const std::string& path, std::uint64_t job) {
-    const FileHandle file(path, O_RDONLY);
-    const std::uint64_t number = files.size();
+  Impl(const std::string& directory, std::size_t in_memory)
+      : finished(directory, in_memory), superseded(Superseded::load(directory)) {}
+
+  // "First committed" must mean the same in every process: by the journals' time of creation, then by place.
+  // So the numbers of the files have to be known before any of them is scanned.
+  void list_files(const std::string& directory, std::uint64_t job) {
+    for (const std::string& path : list_journals(directory)) {
+      const FileHandle file(path, O_RDONLY);
+      const std::optional<FileHeader> header = read_file_header(file);
+      ++health.files;
+      if (!header) {
+        health.torn_bytes += file.size();
+        continue;
+      }
+      if (header->job != job) {
+        throw Error(fmt::format("{} belongs to another job", path),
+                    "start with --restart to set the old journal aside, or choose another output");
+      }
+      files.push_back({path, header->created_ns, header->nonce});
+    }
+    std::sort(files.begin(), files.end(), [](const JournalFile& a, const JournalFile& b) {
+      return std::tie(a.created_ns, a.path) < std::tie(b.created_ns, b.path);
+    });
+  }
+
+  void scan(std::uint64_t number) {
+    const FileHandle file(files[number].path, O_RDONLY);
     // A sample mostly ends in the file where it began, so that few are under way at any place of the file.
     std::unordered_map<std::uint64_t, std::vector<Entry>> under_way;
     const auto keep = [&](const RecordHeader& h, std::uint64_t offset) {
@@ -34,67 +91,27 @@ struct JournalIndex::Impl {
       if (h.kind == static_cast<std::uint8_t>(RecordKind::result)) {
         under_way.erase(entry.identity());
         if (superseded.holds(h, offset)) return void(++health.superseded);
-        entries.push_back(entry);
+        ++health.records;
+        finished.add(entry);
       } else if (h.kind == static_cast<std::uint8_t>(RecordKind::progress)) {
         under_way[entry.identity()].push_back(entry);
       }
     };
     const JournalScan scan = scan_journal(file, keep);
-    ++health.files;
     health.torn_bytes += scan.file_bytes - scan.committed_end;
     health.damaged_bytes += scan.damaged_bytes;
-    if (scan.has_header && scan.header.job != job) {
-      throw Error(fmt::format("{} belongs to another job", path),
-                  "start with --restart to set the old journal aside, or choose another output");
-    }
-    files.push_back({path, scan.header.created_ns, scan.header.nonce});
     for (const auto& [sample, places] : under_way) pieces.insert(pieces.end(), places.begin(), places.end());
-  }
-
-  // "First committed" must mean the same in every process: by the journals' time of creation, then by place.
-  void order_entries() {
-    std::vector<std::uint64_t> order(files.size()), rank(files.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [&](std::uint64_t a, std::uint64_t b) {
-      return std::pair(files[a].created_ns, files[a].path) < std::pair(files[b].created_ns, files[b].path);
-    });
-    std::vector<JournalFile> sorted;
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      rank[order[i]] = i;
-      sorted.push_back(std::move(files[order[i]]));
-    }
-    files = std::move(sorted);
-    for (std::vector<Entry>* list : {&entries, &pieces}) {
-      for (Entry& e : *list) e = e.in_file(rank[e.file()]);
-      std::sort(list->begin(), list->end(), by_identity_and_place);
-    }
-  }
-
-  void drop_duplicates() {
-    RecordSource source(files);
-    ResultRecord first, again;
-    std::size_t kept = 0;
-    for (const Entry& entry : entries) {
-      if (kept == 0 || entries[kept - 1].identity() != entry.identity()) {
-        entries[kept++] = entry;
-        continue;
-      }
-      ++health.duplicates;
-      source.read(entries[kept - 1], first);
-      source.read(entry, again);
-      if (!first.same_answer(again)) ++health.conflicts;
-    }
-    entries.resize(kept);
-    entries.shrink_to_fit();
   }
 
   // Of what is finished, no piece counts; of the rest, with the few files that they lie in.
   void keep_pieces() {
-    const auto finished = [&](const Entry& piece) {
+    const std::span<const Entry> entries = finished.entries();
+    const auto is_void = [&](const Entry& piece) {
       const auto less = [](const Entry& a, const Entry& b) { return a.identity() < b.identity(); };
       return std::binary_search(entries.begin(), entries.end(), piece, less);
     };
-    std::erase_if(pieces, finished);
+    std::erase_if(pieces, is_void);
+    std::sort(pieces.begin(), pieces.end(), by_identity_and_place);
     auto kept = std::make_shared<Checkpoints::Pieces>();
     std::unordered_map<std::uint64_t, std::uint64_t> numbers;
     for (const Entry& piece : pieces) {
@@ -102,12 +119,13 @@ struct JournalIndex::Impl {
       if (is_new) kept->files.push_back(files[piece.file()]);
       kept->entries.push_back(piece.in_file(at->second));
     }
-    pieces = {};
+    pieces = std::vector<Entry>();
     checkpoints = Checkpoints(std::move(kept));
   }
 
   std::span<const Entry> of_row(PromptRow row) const {
     const auto less = [](const Entry& entry, PromptRow value) { return entry.row() < value; };
+    const std::span<const Entry> entries = finished.entries();
     const auto first = std::lower_bound(entries.begin(), entries.end(), row, less);
     auto last = first;
     while (last != entries.end() && last->row() == row) ++last;
@@ -119,22 +137,22 @@ struct JournalIndex::Impl {
   }
 
   void count_rows() {
+    const std::span<const Entry> entries = finished.entries();
     for (std::size_t i = 0; i < entries.size();) {
       std::size_t end = i + 1;
       while (end < entries.size() && entries[end].row() == entries[i].row()) ++end;
-      if (is_complete(std::span(entries).subspan(i, end - i))) ++committed_rows;
+      if (is_complete(entries.subspan(i, end - i))) ++committed_rows;
       i = end;
     }
   }
 };
 
-JournalIndex::JournalIndex(const std::string& directory, std::uint64_t job)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->superseded = Superseded::load(directory);
-  for (const std::string& path : list_journals(directory)) impl_->scan(path, job);
-  impl_->health.records = impl_->entries.size();
-  impl_->order_entries();
-  impl_->drop_duplicates();
+JournalIndex::JournalIndex(const std::string& directory, std::uint64_t job, std::size_t in_memory)
+    : impl_(std::make_unique<Impl>(directory, in_memory)) {
+  impl_->list_files(directory, job);
+  for (std::uint64_t number = 0; number < impl_->files.size(); ++number) impl_->scan(number);
+  FirstOfEach first(impl_->files, impl_->health);
+  impl_->finished.finish([&](const Entry& entry) { return first.stays(entry); });
   impl_->keep_pieces();
   impl_->count_rows();
 }
@@ -155,7 +173,7 @@ bool JournalIndex::committed(PromptRow row, std::int32_t sample) const {
 }
 
 std::uint64_t JournalIndex::size() const {
-  return impl_->entries.size();
+  return impl_->finished.entries().size();
 }
 
 std::uint64_t JournalIndex::committed_rows() const {
@@ -172,13 +190,13 @@ const Checkpoints& JournalIndex::checkpoints() const {
 
 void JournalIndex::for_each_key(
     const std::function<void(PromptRow, std::int32_t, std::int32_t)>& visit) const {
-  for (const Entry& entry : impl_->entries) visit(entry.row(), entry.sample(), entry.samples());
+  for (const Entry& entry : impl_->finished.entries()) visit(entry.row(), entry.sample(), entry.samples());
 }
 
 void JournalIndex::for_each(const std::function<void(const ResultRecord&)>& visit) const {
   RecordSource source(impl_->files);
   ResultRecord record;
-  for (const Entry& entry : impl_->entries) {
+  for (const Entry& entry : impl_->finished.entries()) {
     source.read(entry, record);
     visit(record);
   }

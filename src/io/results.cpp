@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kIdsPerRead = 8192;
 constexpr std::uint64_t kRowsCompared = 1000;
-constexpr std::size_t kComparedAtOnce = 50;
+constexpr std::size_t kComparedAtOnce = 4;
 
 struct ComparedRow {
   std::uint64_t result_row, hash;
@@ -44,10 +44,11 @@ class IdStream {
 // missing.
 class Assembler {
  public:
-  Assembler(h5::File& file, const PromptReader& prompts, const ResultOptions& options)
+  // `answers`: in the journals; what is compared must not grow with the samples per prompt.
+  Assembler(h5::File& file, const PromptReader& prompts, std::uint64_t answers, const ResultOptions& options)
       : ids_(prompts),
         columns_(file, prompts.has_text_ids(), options),
-        stride_(std::max<std::uint64_t>(prompts.rows() / kRowsCompared, 1)) {
+        stride_(std::max<std::uint64_t>(std::max(prompts.rows(), answers) / kRowsCompared, 1)) {
     summary_.prompts = prompts.rows();
   }
 
@@ -140,7 +141,7 @@ void write_file(const std::string& path, const PromptReader& prompts, const Jour
                 const ResultOptions& options, ResultSummary& summary, std::vector<ComparedRow>& compared) {
   h5::File file = h5::File::create(path);
   {
-    Assembler assembler(file, prompts, options);
+    Assembler assembler(file, prompts, index.size(), options);
     index.for_each([&](const ResultRecord& record) {
       if (record.row >= prompts.rows()) {
         throw Error(fmt::format("the journal has row {}, but {} has {} rows", record.row, prompts.path(),
@@ -196,8 +197,8 @@ void verify_rows(const std::string& path, const ResultSummary& summary,
   }
 }
 
-// HDF5 keeps the strings around those that it has read until the file is closed, so that a thousand looks at
-// a large file would fill memory: each go opens it anew.
+// HDF5 keeps all strings that were written together with one that it has read, some MiB, until the file is
+// closed, so that a thousand looks at a large file would fill memory: every few looks open it anew.
 void verify(const std::string& path, const ResultSummary& summary, std::span<const ComparedRow> compared) {
   verify_shapes(h5::File::open(path), summary);
   while (!compared.empty()) {

@@ -2,19 +2,22 @@
 // Answers in the journals that no longer count, because their rows are to be answered once more. Journals are
 // only ever appended to, so the file DIRECTORY/superseded names their records instead:
 //
-//   magic "NSSUPR\r\n", count u64, then count times: hash u64 and offset u64 of a record's header; XXH3-64 of
-//   all that
+//   magic "NSSUPR\r\n", count u64, then count times, in order: hash u64 and offset u64 of a record's header;
+//   XXH3-64 of all that
 //
 // A record's hash is seeded with its file's nonce, so it names the record among all files. The file is
-// replaced as a whole: a crash leaves the old list or the new one.
+// replaced as a whole: a crash leaves the old list or the new one. It is mapped, not copied: only
+// supersede_answers() takes memory, 32 bytes per answer in it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
-#include <set>
+#include <optional>
+#include <span>
 #include <string>
-#include <utility>
+#include <vector>
 
+#include "io/files.h"
 #include "io/journal.h"
 
 namespace nightshift::io {
@@ -28,10 +31,17 @@ class Superseded {
   void save(const std::string& directory) const;
 
   void add(const RecordHeader& header, std::uint64_t offset);
-  bool holds(const RecordHeader& header, std::uint64_t offset) const;
+  bool holds(const RecordHeader& header, std::uint64_t offset) const;  // of those that load() has found
 
  private:
-  std::set<std::pair<std::uint64_t, std::uint64_t>> records_;  // (hash, offset)
+  struct Record {
+    std::uint64_t hash, offset;
+    auto operator<=>(const Record&) const = default;
+  };
+  std::span<const Record> saved() const;
+
+  std::optional<MappedFile> file_;
+  std::vector<Record> added_;
 };
 
 // From now on the answers that `which` picks do not count: their rows are open again, and the newest answer

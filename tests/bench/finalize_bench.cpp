@@ -2,8 +2,7 @@
 // How long it takes, and how much memory, to turn the journals of a large job into its result:
 //   finalize_bench FOLDER [ROWS = 1000000] [JOURNALS = 8] [TOKENS = 64]
 // FOLDER is made and holds input, journals and result; the answers are made up. Prints seconds and the peak
-// of resident memory of the finalizing alone, which is in a process of its own.
-#include <sys/resource.h>
+// of anonymous memory of the finalizing alone, which is in a process of its own.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 
 #include "core/check.h"
 #include "io/io.h"
+#include "peak_anonymous.h"
 #include "runtime/job/finalize.h"
 #include "runtime/job/standing.h"
 
@@ -66,14 +66,13 @@ void write_journals(const Job& job, std::uint64_t rows, int journals, std::size_
 }
 
 int finalize(const Job& job) {
+  const test::PeakAnonymous memory;
   const auto begin = std::chrono::steady_clock::now();
   const runtime::Finalized done = runtime::finalize(job);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  rusage use{};
-  getrusage(RUSAGE_SELF, &use);
-  std::cout << fmt::format("{} rows, {:.0f} MiB: {:.1f} s, peak {:.0f} MiB resident\n", done.result.rows,
-                           static_cast<double>(done.result.bytes) / 1048576.0, seconds,
-                           static_cast<double>(use.ru_maxrss) / 1024.0);
+  std::cout << fmt::format("{} rows, {:.0f} MiB: {:.1f} s, peak {:.0f} MiB of anonymous memory\n",
+                           done.result.rows, static_cast<double>(done.result.bytes) / 1048576.0, seconds,
+                           static_cast<double>(memory.bytes()) / 1048576.0);
   return 0;
 }
 

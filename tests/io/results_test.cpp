@@ -2,6 +2,8 @@
 #include "io/results.h"
 
 #include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
@@ -10,6 +12,7 @@
 #include "io/hdf5.h"
 #include "io/support.h"
 #include "io/text_checks.h"
+#include "peak_anonymous.h"
 
 namespace nightshift::io {
 namespace {
@@ -289,6 +292,46 @@ TEST(ResultsSlow, AMillionRowsInConstantMemory) {
       static_cast<double>(all_bytes) / 1048576.0);
   EXPECT_LT(spent.count(), 60.0);
   EXPECT_LT(all_bytes, 256u << 20);
+}
+
+// The exit code of `work` in a process of its own, whose memory starts small.
+int in_own_process(const std::function<int()>& work) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(work());
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+TEST(ResultsSlow, MemoryHasABoundThatRowsDoNotMove) {
+  constexpr PromptRow kRows = 6'000'000;  // in memory, their entries alone would take 92 MiB
+  constexpr std::uint64_t kBound = 80u << 20;
+  const Scratch scratch;
+  const std::string prompts = scratch.path("prompts.h5");
+  const auto make = [&] {
+    test::write_text_prompts(scratch, kRows);
+    ResultJournal journal(scratch.root(), 0, kJob);
+    ResultRecord record;
+    record.finish_reason = FinishReason::stop;
+    record.tokens.assign(4, 17);
+    record.text = "a short answer";
+    for (PromptRow i = 0; i < kRows; ++i) {
+      record.row = (i * 7919) % kRows;
+      journal.append(record);
+    }
+    journal.close();
+    return 0;
+  };
+  ASSERT_EQ(in_own_process(make), 0);
+  const auto finalize = [&] {
+    const nightshift::test::PeakAnonymous memory;
+    write_results(scratch.path("out.h5"), PromptReader(prompts), JournalIndex(scratch.root(), kJob));
+    std::printf("results: %.0f MiB for %.0f M rows\n", static_cast<double>(memory.bytes()) / 1048576.0,
+                kRows / 1e6);
+    std::fflush(stdout);
+    return memory.bytes() < kBound ? 0 : 1;
+  };
+  EXPECT_EQ(in_own_process(finalize), 0);
 }
 
 }  // namespace
