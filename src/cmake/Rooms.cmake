@@ -120,10 +120,16 @@ endfunction()
 # nightshift_mpi_test(NAME RANKS PROGRAM [argument...]): PROGRAM under mpirun, labelled mpi.
 function(nightshift_mpi_test name ranks program)
   set(test ${name}_mpi${ranks})
+  set(timeout 300)
+  set(environment "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;OMPI_MCA_mpi_yield_when_idle=1")
+  if(NIGHTSHIFT_SANITIZE)
+    set(timeout 1800)
+    list(APPEND environment ASAN_OPTIONS=detect_leaks=0)   # Open MPI leaks by the thousand; tests without it look for ours
+  endif()
   add_test(NAME ${test} COMMAND ${MPIEXEC_EXECUTABLE} -np ${ranks} --oversubscribe --bind-to none
     $<TARGET_FILE:${program}> ${ARGN})
-  set_tests_properties(${test} PROPERTIES LABELS mpi TIMEOUT 300 PROCESSORS 2 ENVIRONMENT
-    "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;OMPI_MCA_mpi_yield_when_idle=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+  set_tests_properties(${test} PROPERTIES LABELS mpi TIMEOUT ${timeout} PROCESSORS 2
+    ENVIRONMENT "${environment};OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
 endfunction()
 
 # Every header compiles alone, twice: one tiny source per header, built with what its room may see.
