@@ -17,3 +17,7 @@ if(avx512_sources AND NIGHTSHIFT_COMPILER_HAS_AVX512_BF16)
 else()
   set_source_files_properties(${avx512_sources} PROPERTIES HEADER_FILE_ONLY ON)
 endif()
+
+if(NIGHTSHIFT_SANITIZE MATCHES "thread" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(nightshift_kernels PRIVATE -Wno-tsan)   # it does not follow the fences in Kokkos' headers
+endif()

@@ -106,6 +106,11 @@ class Workplace {
 
   const Session& session() const { return session_; }
   bool lock_lost() const { return lock_->lost(); }
+  void check_lock() const {
+    if (!lock_lost()) return;
+    throw Error(fmt::format("the lock on {} was taken away", session_.dir().string()),
+                "another launcher may be at work; look there before starting again");
+  }
   bool complete() const { return complete_; }  // nothing is left to do
 
  private:
@@ -177,10 +182,7 @@ Exit incomplete(const RanksEnd& end, const runtime::Harvest& harvest, const Sess
 }
 
 Exit finish(const Preflight& p, const Workplace& place, Terminal& terminal) {
-  if (place.lock_lost()) {
-    throw Error(fmt::format("the lock on {} was taken away", place.session().dir().string()),
-                "another launcher may be at work; look there before starting again");
-  }
+  place.check_lock();
   terminal.progress("writing", fmt::format("writing {}", p.job.job.output.string()));
   const runtime::Finalized done = runtime::finalize(p.job);
   terminal.message(runtime::report_text(done.report.summary, done.report.provenance));
@@ -215,7 +217,7 @@ Exit run(const RunOptions& options) {
   if (!runtime::look_at_harvest(p.job).complete()) {
     terminal.message(
         fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
-    const RanksEnd end = Starts(p, place.session(), terminal).run();
+    const RanksEnd end = Starts(p, place.session(), terminal, [&] { return place.lock_lost(); }).run();
     const runtime::Harvest harvest = runtime::look_at_harvest(p.job);
     if (!harvest.complete()) return incomplete(end, harvest, place.session(), terminal);
   }

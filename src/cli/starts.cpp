@@ -57,10 +57,12 @@ std::vector<io::ResultRecord> crashed_answers(const io::JournalIndex& index, Pro
 
 }  // namespace
 
-Starts::Starts(const Preflight& checked, const runtime::Session& session, Terminal& terminal)
+Starts::Starts(const Preflight& checked, const runtime::Session& session, Terminal& terminal,
+               std::function<bool()> lock_lost)
     : checked_(checked),
       session_(session),
       terminal_(terminal),
+      lock_lost_(std::move(lock_lost)),
       command_(checked.command),
       fingerprint_(io::read_manifest(session.dir().string()).value().fingerprint()),
       harvest_(runtime::look_at_harvest(checked.job)),
@@ -76,6 +78,9 @@ RanksEnd Starts::run() {
   for (;;) {
     const Scope scope = next_scope();
     RanksEnd end = run_once(scope);
+    if (lock_lost_())
+      throw Error(fmt::format("the lock on {} was taken away", session_.dir().string()),
+                  "another launcher may be at work; look there before starting again");
     const std::uint64_t before = harvest_.committed_rows;
     harvest_ = runtime::look_at_harvest(checked_.job);
     if (harvest_.complete() || stopped(end)) return end;
@@ -111,17 +116,19 @@ RanksEnd Starts::run_once(const Scope& scope) {
 }
 
 bool Starts::look_after() {
+  if (silent_ || lock_lost_()) return false;
   try {
     const auto status = session_.read_status();
     if (status) terminal_.progress(status->state, runtime::progress_line(*status));
-  } catch (const Error&) {
-    // Replaced while it was read, as shared file systems let it happen: the next look will do.
+    const double now = seconds_now();
+    if (now < next_look_) return true;
+    next_look_ = now + runtime::beat_period(checked_.job.run.hang_seconds);
+    silent_ = watch_->look(runtime::read_beats(session_.dir()), now);
+    if (silent_) say(fmt::format("{}: the ranks are being ended", text_of(*silent_)));
+  } catch (const std::exception&) {
+    // Replaced while it was read, as shared file systems let it happen, or out of reach for now: the next
+    // look will do.
   }
-  const double now = seconds_now();
-  if (silent_ || now < next_look_) return !silent_;
-  next_look_ = now + runtime::beat_period(checked_.job.run.hang_seconds);
-  silent_ = watch_->look(runtime::read_beats(session_.dir()), now);
-  if (silent_) say(fmt::format("{}: the ranks are being ended", text_of(*silent_)));
   return !silent_;
 }
 
@@ -138,7 +145,7 @@ bool Starts::recover(RanksEnd& end, const Scope& scope, bool progress) {
   if (most == 0 || !(end.given_up || runtime::worth_restarting(end.code, worked_))) return false;
   const bool narrower = search(scope);
   if (harvest_.complete()) return false;
-  const auto pause = budget_.failed(progress || narrower);
+  const auto pause = budget_.failed(progress, narrower);
   if (!pause) return false;
   const std::string again = fmt::format("the ranks start again in {:.0f} s ({} of at most {} times in a row)",
                                         *pause, budget_.in_a_row(), most);
@@ -185,8 +192,12 @@ bool Starts::search(const Scope& scope) {
   std::set<PromptRow> in_work = runtime::read_in_work(session_.dir());
   std::erase_if(in_work, [&](PromptRow row) { return row >= harvest_.rows || index.committed(row); });
   const auto verdict = suspects_.failed(scope, std::move(in_work), tries);
-  // Ranks that have never answered anything die of something else.
-  if (verdict.culprit && index.size() > 0) set_apart(index, *verdict.culprit);
+  if (verdict.culprit && index.size() > 0) {
+    set_apart(index, *verdict.culprit);
+    suspects_.convict(*verdict.culprit);
+  } else if (verdict.culprit) {  // ranks that have never answered anything may die of something else
+    suspects_.spare(*verdict.culprit);
+  }
   suspects_.save(session_.dir());
   return scope.only && verdict.narrower;
 }

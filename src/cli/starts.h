@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -22,10 +23,13 @@ namespace nightshift::cli {
 class Starts {
  public:
   // All references must outlive it. The caller holds the job's lock, and the signals (SignalsHeld).
-  Starts(const Preflight& checked, const runtime::Session& session, Terminal& terminal);
+  // `lock_lost`: whether another launcher has taken it.
+  Starts(const Preflight& checked, const runtime::Session& session, Terminal& terminal,
+         std::function<bool()> lock_lost);
 
   // Until every prompt is answered, somebody asks for a stop, or another start is of no use. Says what it
-  // does on the terminal, in ranks.log and in status.json.
+  // does on the terminal, in ranks.log and in status.json. Ends the ranks and throws Error when the lock is
+  // lost: what they would write is another launcher's.
   RanksEnd run();
 
  private:
@@ -43,6 +47,7 @@ class Starts {
   const Preflight& checked_;
   const runtime::Session& session_;
   Terminal& terminal_;
+  std::function<bool()> lock_lost_;
   runtime::LaunchCommand command_;
   std::uint64_t fingerprint_;
   runtime::Harvest harvest_;

@@ -12,7 +12,9 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -24,6 +26,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr int kTickMilliseconds = 200;
 constexpr std::size_t kKeptLines = 12;
+constexpr std::chrono::seconds kRemindAfter{2};
 constexpr std::chrono::seconds kKillAfter{10};  // SIGTERM, then SIGKILL
 
 [[noreturn]] void throw_errno(const std::string& what) {
@@ -137,13 +140,21 @@ Child start(const runtime::LaunchCommand& command) {
   return {pid, pipe[0]};
 }
 
-// Children that became ours because their launcher died.
-void end_orphans() {
+std::set<pid_t> children() {
+  std::ifstream in(fmt::format("/proc/self/task/{}/children", ::gettid()));
+  return {std::istream_iterator<pid_t>(in), {}};
+}
+
+// Children that became ours because their launcher died. `others` were there before: a shell that has become
+// nightshift by exec leaves it what it had in the background, such as the reader of its output.
+void end_orphans(const std::set<pid_t>& others) {
   for (int attempt = 0; attempt < 50; ++attempt) {
-    std::ifstream in(fmt::format("/proc/self/task/{}/children", ::gettid()));
     bool any = false;
-    for (pid_t pid = 0; in >> pid; any = true) ::kill(pid, SIGKILL);
-    while (::waitpid(-1, nullptr, WNOHANG) > 0) {
+    for (const pid_t pid : children()) {
+      if (others.contains(pid)) continue;
+      any = true;
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, WNOHANG);
     }
     if (!any) return;
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -177,16 +188,23 @@ class Stopper {
     signalfd_siginfo info{};
     while (::read(fd_, &info, sizeof info) == static_cast<ssize_t>(sizeof info))
       ask(static_cast<int>(info.ssi_signo));
+    if (requests_ == 1 && Clock::now() > remind_at_) ask_ranks();
     if ((requests_ == 2 || given_up_) && Clock::now() > kill_at_) ::kill(-launcher_, SIGKILL);
   }
 
  private:
+  // Again and again: until mpirun has started its ranks, it forgets signals.
+  void ask_ranks() {
+    ::kill(launcher_, SIGUSR1);
+    remind_at_ = Clock::now() + kRemindAfter;
+  }
+
   void ask(int signal) {
     ++requests_;
     if (requests_ == 1) {
       terminal_.message(fmt::format("stopping ({}): the ranks save what they have; once more to stop at once",
                                     ::sigabbrev_np(signal)));
-      ::kill(launcher_, SIGUSR1);
+      ask_ranks();
     } else if (requests_ == 2) {
       terminal_.message(
           "stopping at once: what is saved is safe, running answers go on from their last checkpoint");
@@ -202,7 +220,7 @@ class Stopper {
   int fd_ = -1;
   int requests_ = 0;
   bool given_up_ = false;
-  Clock::time_point kill_at_;
+  Clock::time_point kill_at_, remind_at_;
 };
 
 // False at the end of the stream.
@@ -218,7 +236,12 @@ bool drain(int fd, Output& output) {
 sigset_t SignalsHeld::signals() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) sigaddset(&set, signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) {
+    struct sigaction now {};
+    ::sigaction(signal, nullptr, &now);
+    if (now.sa_handler != SIG_IGN)
+      sigaddset(&set, signal);  // ignored by whoever started us: nohup, a shell's "&"
+  }
   return set;
 }
 
@@ -238,6 +261,7 @@ SignalsHeld::~SignalsHeld() {
 RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem::path& log,
                    Terminal& terminal, const std::function<bool()>& tick) {
   Output output(log, terminal, command.argv.front() == "srun");
+  const std::set<pid_t> others = children();
   const Child child = start(command);
   Stopper stopper(child.pid, terminal);
   int status = 0;
@@ -252,7 +276,7 @@ RanksEnd run_ranks(const runtime::LaunchCommand& command, const std::filesystem:
     const auto killed = output.rank_killed();
     if (!tick() || (killed && Clock::now() > *killed + kKillAfter)) stopper.give_up();
   }
-  end_orphans();
+  end_orphans(others);
   while (open) open = drain(child.output, output);
   ::close(child.output);
   output.finish();

@@ -6,7 +6,7 @@
 Each start of a job has another geometry and meets one fault: signals to the launcher, kill -9 of a rank, the launcher or everything,
 a rank that stands still for a while, a full disk (a small tmpfs, where one can be mounted). Between starts journals lose their ends,
 get garbage behind them, or a byte in the middle is flipped. Half of the jobs start their ranks again by themselves after a
-failure, half leave that to the user. A start that is over neither by itself nor by its fault within a minute is a hang. Ends with a table.
+failure, half leave that to the user. A start that stays and writes nothing for a minute is a hang. Ends with a table.
 """
 import collections
 import contextlib
@@ -61,8 +61,8 @@ class Disk:
 class Start:
     """One start of the ranks, under way."""
 
-    def __init__(self, work, job):
-        self.work = work
+    def __init__(self, work, disk, job):
+        self.work, self.disk = work, disk
         self.log = open(work / "log", "a")
         self.child = subprocess.Popen(command(job, ranks=0), stdout=self.log, stderr=self.log)
 
@@ -74,13 +74,20 @@ class Start:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def written(self):
+        """Bytes of the result and of what the ranks have made durable: grows while there is progress."""
+        return sum(path.stat().st_size for path in [*self.disk.rglob("*.journal"), *self.disk.glob("*.h5*")] if path.is_file())
+
     def wait(self):
         """The exit code, when no process is left."""
-        try:
-            code = self.child.wait(timeout=HANG_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill([self.child.pid, *self.ranks()])
-            raise AssertionError(f"hang: still running after {HANG_SECONDS:.0f} s; log: {self.log.name}") from None
+        written, deadline = self.written(), time.time() + HANG_SECONDS
+        while (code := self.child.poll()) is None:
+            time.sleep(0.1)
+            if self.written() != written:
+                written, deadline = self.written(), time.time() + HANG_SECONDS
+            if time.time() > deadline:
+                self.kill([self.child.pid, *self.ranks()])
+                raise AssertionError(f"hang: nothing new for {HANG_SECONDS:.0f} s; log: {self.log.name}")
         deadline = time.time() + 15
         while self.ranks():
             assert time.time() < deadline, "ranks outlive their launcher"
@@ -180,7 +187,7 @@ class Campaign:
             kind = "all killed"
         elif kind in DAMAGES:
             kind = "launcher killed"
-        start = Start(self.work, self.job(self.output, rng.choice(GEOMETRIES), restarts))
+        start = Start(self.work, self.disk.folder, self.job(self.output, rng.choice(GEOMETRIES), restarts))
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.finished(start.child.wait(timeout=rng.uniform(0.1, 1.0) * self.calm_seconds), start)
         right = disturb(kind, start, rng, self.disk)

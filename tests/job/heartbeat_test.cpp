@@ -109,11 +109,23 @@ TEST_F(Beats, AreReadWhileTheRankLivesAndStayWhereItStopped) {
 TEST(RestartBudget, PausesDoubleUpToAMinuteAndProgressBeginsAnew) {
   RestartBudget budget(8);
   for (const double pause : {1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0})
-    EXPECT_EQ(budget.failed(false), pause);
-  EXPECT_EQ(budget.failed(false), std::nullopt);
-  EXPECT_EQ(budget.failed(true), 1.0);
-  EXPECT_EQ(budget.failed(false), 2.0);
-  EXPECT_EQ(RestartBudget(0).failed(true), std::nullopt);
+    EXPECT_EQ(budget.failed(false, false), pause);
+  EXPECT_EQ(budget.failed(false, false), std::nullopt);
+  EXPECT_EQ(budget.failed(true, false), 1.0);
+  EXPECT_EQ(budget.failed(false, false), 2.0);
+  EXPECT_EQ(RestartBudget(0).failed(true, false), std::nullopt);
+}
+
+// Where a machine kills whatever runs on it, the search narrows for ever.
+TEST(RestartBudget, ASearchWithoutAnAnswerComesToAnEnd) {
+  RestartBudget budget(5);
+  const auto starts = [&] {
+    int count = 0;
+    while (count < 1000 && budget.failed(count == 0, true)) ++count;
+    return count;
+  };
+  EXPECT_GT(starts(), 40) << "a search among thousands of rows for several of them must fit in";
+  EXPECT_LT(starts(), 100);
 }
 
 TEST(Restarts, AreForFailuresThatNeedNotComeAgain) {

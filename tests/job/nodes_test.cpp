@@ -11,6 +11,8 @@ using Names = std::vector<std::string>;
 TEST(Nodes, ThoseThatAnswerAreUsable) {
   EXPECT_EQ(usable_nodes("n1 alloc\nn2 down*\nn3 mix\nn4 idle\nn5 drain\nn6 alloc*\nn7 fail\n"),
             (Names{"n1", "n3", "n4"}));
+  EXPECT_EQ(usable_nodes("n1 alloc@\nn2 mix-\nn3 drng@\nn4 idle~\nn5 mixed$\nn6 down$\n"),
+            (Names{"n1", "n2", "n3", "n5"}));
   EXPECT_EQ(usable_nodes("n1 alloc\nn1 alloc\nn2 alloc\n"), (Names{"n1", "n2"})) << "nodes of two partitions";
   EXPECT_EQ(usable_nodes(""), Names{});
 }

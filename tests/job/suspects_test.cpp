@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/job/suspects.h"
+#include "runtime/job/restarts.h"
 
 #include <algorithm>
 #include <iterator>
@@ -9,6 +10,7 @@
 #include "io/files.h"
 #include "job/support.h"
 #include "runtime/job/in_work.h"
+#include "runtime/job/restarts.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -37,6 +39,7 @@ class Simulation {
       ++failures;
       const auto verdict = suspects_.failed(scope, dying, kTries);
       if (verdict.culprit) {
+        suspects_.convict(*verdict.culprit);
         convicted.insert(*verdict.culprit);
         done_.insert(*verdict.culprit);
       }
@@ -90,6 +93,41 @@ TEST(Suspects, ManyKillersOneAfterTheOther) {
     EXPECT_GT(job.run(), 0);
     EXPECT_EQ(job.convicted, killers) << seed;
   }
+}
+
+// Nothing was ever answered, so nobody is convicted, and the restarts come to an end.
+TEST(Suspects, AMachineThatKillsEverythingIsGivenUp) {
+  for (const PromptRow rows : {1, 2, 3, 8, 64, 300}) {
+    Suspects suspects;
+    RestartBudget budget(5);
+    Rows all;
+    for (PromptRow row = 0; row < rows; ++row) all.insert(row);
+    int starts = 0;
+    for (bool goes_on = true; goes_on && starts < 1000; ++starts) {
+      const bool apart = suspects.held().size() == rows;
+      const Scope scope = suspects.any() && apart ? suspects.next() : suspects.rest();
+      const auto verdict = suspects.failed(scope, all, kTries);
+      if (verdict.culprit) suspects.spare(*verdict.culprit);
+      goes_on = budget.failed(false, scope.only && verdict.narrower).has_value();
+    }
+    EXPECT_LT(starts, 120) << rows;
+  }
+}
+
+// The first row kills its ranks before any other is through: it is not convicted before the others have run.
+TEST(Suspects, AKillerThatComesFirstIsFoundOnceOthersHaveAnswered) {
+  Suspects suspects;
+  suspects.failed({}, {0, 1}, kTries);
+  suspects.failed({}, {0, 1}, kTries);
+  Scope scope = suspects.next();
+  suspects.failed(scope, {0, 1}, kTries);
+  EXPECT_EQ(suspects.next().rows, Rows{0});
+  EXPECT_EQ(suspects.failed(suspects.next(), {0}, kTries).culprit, PromptRow{0});
+  suspects.spare(0);
+  EXPECT_EQ(suspects.next().rows, Rows{1});
+  suspects.acquit([](PromptRow row) { return row == 1; });
+  EXPECT_EQ(suspects.next().rows, Rows{0});
+  EXPECT_EQ(suspects.failed(suspects.next(), {0}, kTries).culprit, PromptRow{0});
 }
 
 TEST(Suspects, OneFailureHoldsNothingBack) {

@@ -67,8 +67,12 @@ std::vector<int> ranks_on_nodes(int ranks, const Machine& machine) {
 int cores_of_node(std::size_t node, int ranks_there, const Machine& machine) {
   if (!machine.slurm) return machine.cores;
   const Slurm& slurm = *machine.slurm;
-  if (slurm.cpus_per_task) return *slurm.cpus_per_task * ranks_there;
-  if (node >= slurm.cpus_on_node.size()) return machine.cores;
+  const bool known = node < slurm.cpus_on_node.size();
+  if (slurm.cpus_per_task) {  // of a task; --ranks may ask for more of them than the node has room for
+    const int wanted = *slurm.cpus_per_task * ranks_there;
+    return known ? std::min(wanted, slurm.cpus_on_node[node]) : wanted;
+  }
+  if (!known) return machine.cores;
   const int cpus = slurm.cpus_on_node[node];
   return slurm.on_a_node ? std::min(cpus, machine.cores) : cpus;
 }

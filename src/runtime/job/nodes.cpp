@@ -13,9 +13,12 @@
 namespace nightshift::runtime {
 namespace {
 
-// A state may end in a flag: "idle*" does not answer, "mixed#" boots, "alloc$" is in maintenance. A node that
-// drains still runs what it has, but Slurm lets a job that holds it start steps there.
+// A state may end in a flag: "idle*" does not answer, "mixed#" boots, "idle~" is switched off. Others,
+// planned for or about to be rebooted ("alloc@"), still run what they have. A node that drains does so too,
+// but Slurm lets a job that holds it start steps there.
 bool can_run(std::string_view state) {
+  constexpr std::string_view kHarmless = "$@-!";
+  while (!state.empty() && kHarmless.find(state.back()) != std::string_view::npos) state.remove_suffix(1);
   constexpr std::array<std::string_view, 7> kAlive = {"alloc", "allocated", "comp", "drng",
                                                       "idle",  "mix",       "mixed"};
   return std::find(kAlive.begin(), kAlive.end(), state) != kAlive.end();

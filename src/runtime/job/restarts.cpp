@@ -10,6 +10,8 @@ namespace nightshift::runtime {
 namespace {
 
 constexpr double kLongestPause = 60.0;
+constexpr int kMostNarrowings =
+    60;  // two or three deadly prompts, one after the other, among thousands in work
 constexpr int kCannotRun = 126, kNotFound = 127;  // a shell's words for a program that does not start
 
 }  // namespace
@@ -21,8 +23,10 @@ bool worth_restarting(int code, bool worked) {
   return worked || code != static_cast<int>(Exit::failed);
 }
 
-std::optional<double> RestartBudget::failed(bool progress) {
-  if (progress) in_a_row_ = 0;
+std::optional<double> RestartBudget::failed(bool progress, bool narrower) {
+  if (progress) narrowings_ = 0;
+  narrower = narrower && ++narrowings_ <= kMostNarrowings;
+  if (progress || narrower) in_a_row_ = 0;
   if (in_a_row_ >= most_) return std::nullopt;
   double pause = 1.0;
   for (int i = 0; i < in_a_row_ && pause < kLongestPause; ++i) pause *= 2.0;

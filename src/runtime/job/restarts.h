@@ -12,18 +12,22 @@ namespace nightshift::runtime {
 // the prompts in work.
 bool worth_restarting(int code, bool worked);
 
-// So many failures in a row, with pauses of 1, 2, 4 ... 60 seconds. Progress begins the count anew.
+// So many failures in a row, with pauses of 1, 2, 4 ... 60 seconds. Progress begins the count anew; so does a
+// failure that narrows the search for a deadly prompt, as often as a search can need without a single answer
+// in between: where a machine kills whatever runs on it, every prompt looks deadly.
 class RestartBudget {
  public:
   explicit RestartBudget(int most) : most_(most) {}
 
   // Of one more failure: the pause before the next start, in seconds; nullopt when there have been enough.
-  std::optional<double> failed(bool progress);
+  // progress: there are new answers since the last one.
+  std::optional<double> failed(bool progress, bool narrower);
   int in_a_row() const { return in_a_row_; }
 
  private:
   int most_;
   int in_a_row_ = 0;
+  int narrowings_ = 0;  // since the last answer
 };
 
 }  // namespace nightshift::runtime

@@ -66,10 +66,18 @@ Suspects::Verdict Suspects::failed_apart(const std::set<PromptRow>& in_work, int
     focus_ = in_work;
     return {.culprit = {}, .narrower = true};
   }
+  return {.culprit = row, .narrower = false};
+}
+
+void Suspects::convict(PromptRow row) {
   focus_.clear();
   held_.erase(row);
   failures_.erase(row);
-  return {.culprit = row, .narrower = false};
+}
+
+void Suspects::spare(PromptRow row) {
+  focus_ = held_;
+  focus_.erase(row);
 }
 
 void Suspects::acquit(const std::function<bool(PromptRow)>& answered) {

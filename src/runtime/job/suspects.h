@@ -47,6 +47,10 @@ class Suspects {
 
   // Of the start that failed in `scope`: which of its rows were in work and have no answer.
   Verdict failed(const Scope& scope, std::set<PromptRow> in_work, int tries);
+  // A culprit that has been set aside.
+  void convict(PromptRow row);
+  // A culprit that is not believed to be one yet: the others that are held run first.
+  void spare(PromptRow row);
   // Rows that have an answer are innocent.
   void acquit(const std::function<bool(PromptRow)>& answered);
 
