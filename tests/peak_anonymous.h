@@ -13,6 +13,13 @@
 
 namespace nightshift::test {
 
+// Sanitizers keep several bytes for each of the program's: bounds of memory are not checked in their builds.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 class PeakAnonymous {
  public:
   PeakAnonymous() : start_(now_bytes()), peak_(start_), watch_([this] { look_on(); }) {}

@@ -34,11 +34,11 @@ int report(const std::string& what, Exit exit) {
   return static_cast<int>(exit);
 }
 
-int work(const char* session_dir) {
+int work(const char* session_dir, const char* launcher) {
   try {
     const auto world = parallel::Communicator::world();
     const kernels::Environment compute;
-    runtime::run_rank(runtime::Session(session_dir), world, compute.threads());
+    runtime::run_rank(runtime::Session(session_dir, launcher), world, compute.threads());
     return static_cast<int>(Exit::done);
   } catch (const Error& error) {
     return report(error.what(), error.exit());
@@ -52,9 +52,10 @@ int work(const char* session_dir) {
 int main(int argc, char** argv) {
   bind_device();
   parallel::Environment mpi(&argc, &argv);
-  if (argc != 2)
-    return report("usage: nightshift-rank SESSION_DIR; start jobs with `nightshift run`", Exit::bad_input);
-  const int code = work(argv[1]);
+  if (argc != 2 && argc != 3)
+    return report("usage: nightshift-rank SESSION_DIR [LAUNCHER]; start jobs with `nightshift run`",
+                  Exit::bad_input);
+  const int code = work(argv[1], argc == 3 ? argv[2] : "");
   if (code != 0) parallel::Environment::abort(code);  // the others may be waiting for this rank
   return code;
 }

@@ -90,10 +90,11 @@ class Workplace {
     }
     runtime::remove_leftovers(job_);
     if (options.restart) set_aside(terminal);
+    if (start == Start::fresh) clear();
     try {
       if (start == Start::resume) io::cut_torn_tails(session_.dir().string());
       if (options.retry_failed && start != Start::fresh) open_failed(start, terminal);
-      if (start != Start::resume) import_lines(checked, terminal);
+      if (start != Start::resume || !fs::exists(session_.prompts_file(job_))) import_lines(checked, terminal);
       if (start == Start::fresh) io::write_manifest(session_.dir().string(), checked.manifest);
       if (!job_.run.trace.empty()) fs::create_directories(job_.run.trace.parent_path());
       session_.started_unix();  // fixes the job's clock
@@ -105,15 +106,23 @@ class Workplace {
   }
 
   const Session& session() const { return session_; }
-  bool lock_lost() const { return lock_->lost(); }
+  const io::JobLock& lock() const { return *lock_; }
   void check_lock() const {
-    if (!lock_lost()) return;
+    if (!lock_->lost()) return;
     throw Error(fmt::format("the lock on {} was taken away", session_.dir().string()),
                 "another launcher may be at work; look there before starting again");
   }
   bool complete() const { return complete_; }  // nothing is left to do
 
  private:
+  // What an earlier launcher left that did not get as far as a manifest, or was making out of a result that
+  // has gone.
+  void clear() {
+    for (const fs::directory_entry& entry : fs::directory_iterator(session_.dir())) {
+      if (entry.path().filename() != "lock") fs::remove_all(entry.path());
+    }
+  }
+
   void set_aside(Terminal& terminal) {
     for (const fs::path& moved : runtime::set_aside(job_)) {
       if (fs::is_directory(moved)) fs::remove(moved / "lock");
@@ -217,7 +226,7 @@ Exit run(const RunOptions& options) {
   if (!runtime::look_at_harvest(p.job).complete()) {
     terminal.message(
         fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
-    const RanksEnd end = Starts(p, place.session(), terminal, [&] { return place.lock_lost(); }).run();
+    const RanksEnd end = Starts(p, place.session(), terminal, place.lock()).run();
     const runtime::Harvest harvest = runtime::look_at_harvest(p.job);
     if (!harvest.complete()) return incomplete(end, harvest, place.session(), terminal);
   }

@@ -58,12 +58,12 @@ std::vector<io::ResultRecord> crashed_answers(const io::JournalIndex& index, Pro
 }  // namespace
 
 Starts::Starts(const Preflight& checked, const runtime::Session& session, Terminal& terminal,
-               std::function<bool()> lock_lost)
+               const io::JobLock& lock)
     : checked_(checked),
       session_(session),
       terminal_(terminal),
-      lock_lost_(std::move(lock_lost)),
-      command_(checked.command),
+      lock_(lock),
+      command_(for_our_ranks(checked.command)),
       fingerprint_(io::read_manifest(session.dir().string()).value().fingerprint()),
       harvest_(runtime::look_at_harvest(checked.job)),
       budget_(static_cast<int>(checked.job.run.max_restarts)) {
@@ -78,7 +78,7 @@ RanksEnd Starts::run() {
   for (;;) {
     const Scope scope = next_scope();
     RanksEnd end = run_once(scope);
-    if (lock_lost_())
+    if (lock_.lost())
       throw Error(fmt::format("the lock on {} was taken away", session_.dir().string()),
                   "another launcher may be at work; look there before starting again");
     const std::uint64_t before = harvest_.committed_rows;
@@ -116,7 +116,7 @@ RanksEnd Starts::run_once(const Scope& scope) {
 }
 
 bool Starts::look_after() {
-  if (silent_ || lock_lost_()) return false;
+  if (silent_ || lock_.lost()) return false;
   try {
     const auto status = session_.read_status();
     if (status) terminal_.progress(status->state, runtime::progress_line(*status));
@@ -165,11 +165,17 @@ bool Starts::recover(RanksEnd& end, const Scope& scope, bool progress) {
   return !end.stop_asked && keep_to_living_nodes();
 }
 
+// Ranks may outlive this process by seconds: they say whose they are.
+runtime::LaunchCommand Starts::for_our_ranks(runtime::LaunchCommand command) const {
+  command.argv.push_back(lock_.nonce());
+  return command;
+}
+
 // In an allocation that has lost nodes: the next start is for the others.
 bool Starts::keep_to_living_nodes() {
   const auto& slurm = checked_.machine.slurm;
   if (!slurm || slurm->nodes < 2 || !slurm->has_srun) return true;
-  command_ = checked_.command;
+  command_ = for_our_ranks(checked_.command);
   const std::vector<std::string> nodes = runtime::probe_usable_nodes();
   const int left = static_cast<int>(nodes.size());
   if (left == 0 || left >= slurm->nodes) return true;
@@ -177,8 +183,9 @@ bool Starts::keep_to_living_nodes() {
   say(fmt::format("{} of {} nodes are left: {}", left, slurm->nodes,
                   geometry.ranks > 0 ? geometry.text() : "too few for a replica"));
   if (geometry.ranks == 0) return false;
-  const std::string program = *std::prev(command_.argv.end(), 2);
-  command_ = runtime::launch_command(geometry, checked_.machine, program, session_.dir().string());
+  const std::string program = *std::prev(checked_.command.argv.end(), 2);
+  command_ =
+      for_our_ranks(runtime::launch_command(geometry, checked_.machine, program, session_.dir().string()));
   runtime::keep_to_nodes(command_, nodes, geometry.ranks_per_node);
   return true;
 }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 
@@ -12,6 +11,7 @@
 #include "cli/supervisor.h"
 #include "cli/terminal.h"
 #include "io/journal.h"
+#include "io/lock.h"
 #include "runtime/job/finalize.h"
 #include "runtime/job/heartbeat.h"
 #include "runtime/job/restarts.h"
@@ -22,10 +22,10 @@ namespace nightshift::cli {
 
 class Starts {
  public:
-  // All references must outlive it. The caller holds the job's lock, and the signals (SignalsHeld).
-  // `lock_lost`: whether another launcher has taken it.
+  // All references must outlive it. The caller holds the signals (SignalsHeld).
+  // `lock`: the job's.
   Starts(const Preflight& checked, const runtime::Session& session, Terminal& terminal,
-         std::function<bool()> lock_lost);
+         const io::JobLock& lock);
 
   // Until every prompt is answered, somebody asks for a stop, or another start is of no use. Says what it
   // does on the terminal, in ranks.log and in status.json. Ends the ranks and throws Error when the lock is
@@ -38,6 +38,7 @@ class Starts {
   bool stopped(const RanksEnd& end) const;
   bool recover(RanksEnd& end, const runtime::Scope& scope, bool progress);
   bool keep_to_living_nodes();
+  runtime::LaunchCommand for_our_ranks(runtime::LaunchCommand command) const;
   bool search(const runtime::Scope& scope);
   void set_apart(const io::JournalIndex& index, PromptRow row);
   void acquit(const io::JournalIndex& index);
@@ -47,7 +48,7 @@ class Starts {
   const Preflight& checked_;
   const runtime::Session& session_;
   Terminal& terminal_;
-  std::function<bool()> lock_lost_;
+  const io::JobLock& lock_;
   runtime::LaunchCommand command_;
   std::uint64_t fingerprint_;
   runtime::Harvest harvest_;

@@ -107,7 +107,9 @@ void FileHandle::write_at(std::uint64_t offset, std::span<const char> bytes) con
 }
 
 void FileHandle::sync_data() const {
-  if (::fdatasync(fd_) != 0) throw_system_error("cannot sync " + path_, errno);
+  while (::fdatasync(fd_) != 0) {
+    if (errno != EINTR) throw_system_error("cannot sync " + path_, errno);
+  }
 }
 
 void FileHandle::truncate(std::uint64_t size) const {
@@ -121,7 +123,7 @@ void FileHandle::close() {
 MappedFile::MappedFile(const FileHandle& file) {
   const std::uint64_t size = file.size();
   if (size == 0) return;  // nothing that could be mapped
-  void* const start = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd(), 0);
+  void* const start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd(), 0);
   if (start == MAP_FAILED) throw_system_error("cannot map " + file.path(), errno);
   bytes_ = {static_cast<const char*>(start), size};
 }

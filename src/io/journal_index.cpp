@@ -133,7 +133,10 @@ struct JournalIndex::Impl {
   }
 
   static bool is_complete(std::span<const Entry> samples) {
-    return !samples.empty() && samples.size() >= static_cast<std::size_t>(samples[0].samples());
+    const auto fewer = [](const Entry& a, const Entry& b) { return a.samples() < b.samples(); };
+    const auto most =
+        std::max_element(samples.begin(), samples.end(), fewer);  // a row set aside counts as 1 sample
+    return most != samples.end() && samples.size() >= static_cast<std::size_t>(most->samples());
   }
 
   void count_rows() {

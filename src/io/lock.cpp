@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -151,12 +152,14 @@ struct JobLock::Impl {
     if (alive && age(file, directory, me.nonce) < options.stale_seconds) refuse(directory, holder, "");
   }
 
+  // A live holder touches the file; one that was killed does not, and the next of a chain of jobs must not
+  // fail for that.
   void check_silent(const Holder& holder) const {
-    const double silent = age(file, directory, me.nonce);
-    if (silent >= options.stale_seconds) return;
-    refuse(directory, holder,
-           fmt::format(", last seen {:.0f} s ago (a lock left behind counts as free after {:.0f} s)", silent,
-                       options.stale_seconds));
+    const double seen = modified(file);
+    while (age(file, directory, me.nonce) < options.stale_seconds) {
+      std::this_thread::sleep_for(Seconds(std::min(1.0, options.stale_seconds / 20)));
+      if (!is_current(file) || modified(file) != seen) refuse(directory, holder, "");
+    }
   }
 
   void write_holder() const {
@@ -209,6 +212,17 @@ JobLock::JobLock(const std::string& directory, LockOptions options)
 
 JobLock::~JobLock() {
   impl_->release();
+}
+
+const std::string& JobLock::nonce() const {
+  return impl_->me.nonce;
+}
+
+std::string holder_nonce(const std::string& directory) {
+  const std::string path = directory + "/lock";
+  if (::access(path.c_str(), F_OK) != 0) return {};
+  const std::optional<Holder> holder = read_holder(FileHandle(path, O_RDONLY));
+  return holder ? holder->nonce : std::string();
 }
 
 bool JobLock::lost() const {

@@ -36,6 +36,7 @@ bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, 
                   heartbeat.beat();
                   in_work.reading(first, count);
                 });
+  session_.check_launcher();
   io::ResultJournal journal(session_.dir().string(), journal_number, start_.fingerprint);
   Emitter emitter(tokenizer_, journal, replica.counters(), &in_work);
   Engine engine(intake, replica, emitter, shape, start_.job.sampling.seed, start_.job.run.checkpoint_seconds,

@@ -32,6 +32,7 @@ nlohmann::json seconds_left() {
 Start share_start(const Session& session, const parallel::Communicator& world) {
   std::string text;
   if (world.rank() == 0) {
+    session.check_launcher();
     const auto manifest = io::read_manifest(session.dir().string());
     if (!manifest)
       throw Error(fmt::format("{} has no manifest", session.dir().string()),

@@ -114,11 +114,21 @@ TEST(Lock, AnotherHostsLockCountsUntilItFallsSilent) {
     test::spill(s.path("lock"), R"({"host":"elsewhere","pid":1,"boot":"b","nonce":"n"})");
   };
   left_behind();
-  const std::string message = message_of([&] { JobLock lock(s.root(), {.stale_seconds = 30}); });
-  EXPECT_NE(message.find("process 1 on elsewhere, last seen"), std::string::npos) << message;
-  left_behind();
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  EXPECT_NO_THROW(JobLock(s.root(), {.stale_seconds = 0.2, .settle_seconds = 0.05}));
+  std::thread holder([&] {  // alive: touches its lock
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    left_behind();
+  });
+  const std::string message = message_of([&] { JobLock lock(s.root(), {.stale_seconds = 10}); });
+  EXPECT_NE(message.find("in use by process 1 on elsewhere"), std::string::npos) << message;
+  holder.join();
+  left_behind();  // killed a moment ago: waited for, not refused
+  const auto begin = std::chrono::steady_clock::now();
+  {
+    const JobLock lock(s.root(), {.stale_seconds = 0.4, .settle_seconds = 0.05});
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(350));
+    EXPECT_EQ(holder_nonce(s.root()), lock.nonce());
+  }
+  EXPECT_EQ(holder_nonce(s.root()), "");
   left_behind();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   std::thread rival([&] {  // takes it in the same moment, on a file system whose locks do not reach us

@@ -113,6 +113,16 @@ std::string marks_of(const Liveness& l) {
   return failed + restarts_text(l.restarts);
 }
 
+// Rewritten every second and never synced: a power cut may leave anything in its place, and nothing is lost
+// with it.
+std::optional<Status> readable_status(const fs::path& dir) {
+  try {
+    return Session(dir).read_status();
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 }  // namespace
 
 Liveness look_at_job(const fs::path& output) {
@@ -120,7 +130,7 @@ Liveness look_at_job(const fs::path& output) {
   fs::path dir = output;
   dir += ".journal";
   if (fs::is_directory(dir)) {
-    out.status = Session(dir).read_status();
+    out.status = readable_status(dir);
     out.holder = living_holder(dir);
     const std::vector<RunRecord> runs = Session(dir).read_runs();
     const bool asked = !runs.empty() && !runs.back().stopped_by.empty();

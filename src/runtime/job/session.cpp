@@ -14,6 +14,7 @@
 #include "core/check.h"
 #include "core/text.h"
 #include "io/files.h"
+#include "io/lock.h"
 
 namespace nightshift::runtime {
 namespace {
@@ -358,6 +359,12 @@ std::optional<Status> Session::read_status() const {
   return Status::from_json(read_text(dir_ / "status.json"));
 }
 
+void Session::check_launcher() const {
+  if (launcher_.empty() || io::holder_nonce(dir_.string()) == launcher_) return;
+  throw Error(fmt::format("{} belongs to another launcher now", dir_.string()),
+              "the one of this rank has ended");
+}
+
 void Session::write_run(const RunRecord& run) const {
   io::write_file_atomically((dir_ / fmt::format("run-{:04}.json", run.number)).string(), run.to_json());
 }
@@ -367,8 +374,15 @@ std::vector<RunRecord> Session::read_runs() const {
   if (!fs::is_directory(dir_)) return runs;
   for (const fs::directory_entry& entry : fs::directory_iterator(dir_)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("run-") && name.ends_with(".json"))
+    if (!name.starts_with("run-") || !name.ends_with(".json")) continue;
+    try {
       runs.push_back(RunRecord::from_json(read_text(entry.path())));
+    } catch (const Error& error) {
+      throw Error(
+          fmt::format("{}: {}", entry.path().string(), error.summary()),
+          "the storage has damaged it, or another version of nightshift wrote it; without this file the job "
+          "continues, and its report lacks that start");
+    }
   }
   std::sort(runs.begin(), runs.end(),
             [](const RunRecord& a, const RunRecord& b) { return a.number < b.number; });

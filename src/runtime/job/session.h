@@ -173,10 +173,15 @@ struct Status {
 // durable; all reads refuse what does not parse.
 class Session {
  public:
-  explicit Session(std::filesystem::path journal_dir) : dir_(std::move(journal_dir)) {}
+  // `launcher`: a rank's, the nonce of the lock under which it was started; empty: nobody's.
+  explicit Session(std::filesystem::path journal_dir, std::string launcher = "")
+      : dir_(std::move(journal_dir)), launcher_(std::move(launcher)) {}
   explicit Session(const Job& job) : Session(job.journal_dir()) {}
 
   const std::filesystem::path& dir() const { return dir_; }
+  // Throws Error when another launcher has the folder now: ranks may outlive theirs for seconds, and in these
+  // the job may have begun anew (`--restart`) under the same path.
+  void check_launcher() const;
   std::filesystem::path prompts_file(const Job& job) const;  // job.input, or input.h5 here when that is JSONL
 
   // When the job was first started, seconds since 1970: the zero of all its times, and what its chat template
@@ -192,6 +197,7 @@ class Session {
 
  private:
   std::filesystem::path dir_;
+  std::string launcher_;
 };
 
 }  // namespace nightshift::runtime
