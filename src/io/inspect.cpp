@@ -41,8 +41,16 @@ void list_columns(const h5::File& file, const std::string& group, int depth,
   }
 }
 
+// A column that is read from end to end.
+h5::Dataset whole_column(const h5::File& file, const std::string& path) {
+  h5::Dataset data = file.dataset(path);
+  file.check_extent(data);
+  return data;
+}
+
 LengthStatistics lengths_of(const h5::Dataset& offsets) {
   LengthStatistics s;
+  if (offsets.rows() == 0) return s;
   const std::uint64_t rows = offsets.rows() - 1;
   std::vector<std::uint64_t> bounds;
   s.min = rows > 0 ? std::numeric_limits<std::uint64_t>::max() : 0;
@@ -89,15 +97,16 @@ void add_prompts(const h5::File& file, Inspection& out) {
     out.rows = file.dataset(path).rows();
   }
   if (!is_number_column(file, "/prompts/offsets")) return;
-  out.lengths = lengths_of(file.dataset("/prompts/offsets"));
-  out.rows = file.dataset("/prompts/offsets").rows() - 1;
+  out.lengths = lengths_of(whole_column(file, "/prompts/offsets"));
+  out.rows = std::max<std::uint64_t>(file.dataset("/prompts/offsets").rows(), 1) - 1;
 }
 
 void add_results(const h5::File& file, Inspection& out) {
   if (file.has("/results/text")) out.rows = file.dataset("/results/text").rows();
-  if (is_number_column(file, "/results/offsets")) out.lengths = lengths_of(file.dataset("/results/offsets"));
+  if (is_number_column(file, "/results/offsets"))
+    out.lengths = lengths_of(whole_column(file, "/results/offsets"));
   if (is_number_column(file, "/results/finish_reason")) {
-    out.finish_reasons = count_reasons(file.dataset("/results/finish_reason"));
+    out.finish_reasons = count_reasons(whole_column(file, "/results/finish_reason"));
   }
 }
 

@@ -50,7 +50,7 @@ for target in "${targets[@]}"; do
   # hardly touched, but the sanitizer's shadow of them is.
   # Filling 4 GiB takes seconds.
   slowest=10
-  [[ $target != hdf5_bytes ]] || { memory=(-rss_limit_mb=3072 -malloc_limit_mb=4500); slowest=60; }
+  [[ $target != hdf5_bytes ]] || { memory=(-rss_limit_mb=6144 -malloc_limit_mb=4500); slowest=60; }
   echo "==> $target, $seconds s"
   began=$(date +%s)
   "$build/tests/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=$slowest "${memory[@]}" -max_len=65536 \

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <type_traits>
 
 #include "core/check.h"
 #include "core/text.h"
@@ -172,6 +173,10 @@ template <class T>
 void restore(const json& in, T& value) {
   if constexpr (requires { T::from_json(std::string()); }) {
     value = T::from_json(in.dump());
+  } else if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    if (!in.is_number_integer())
+      throw Error(fmt::format("damaged job record: {} is no whole number", in.dump()));
+    in.get_to(value);
   } else {
     in.get_to(value);
   }
