@@ -181,7 +181,9 @@ TEST(Journal, AbsurdLengthsAllocateNothing) {
   spill(path, content + marks);
   const JournalIndex index(scratch.root(), kJob);
   EXPECT_EQ(index.size(), 2u);
-  if (!nightshift::test::kSanitized) EXPECT_LT(test::peak_rss_bytes() - before, 100u << 20);
+  if (!nightshift::test::kSanitized) {
+    EXPECT_LT(test::peak_rss_bytes() - before, 100u << 20);
+  }
 }
 
 TEST(Journal, PayloadLengthsAreNotTrustedEither) {

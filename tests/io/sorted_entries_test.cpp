@@ -247,7 +247,9 @@ TEST(SortedEntries, MemoryStaysWithinItsBound) {
   const nightshift::test::PeakAnonymous memory;
   const JournalIndex index(scratch.root(), kJob, 1u << 14);  // 256 KiB; all of them are 15 MiB
   EXPECT_EQ(index.committed_rows(), kMany);
-  if (!nightshift::test::kSanitized) EXPECT_LT(memory.growth(), 8u << 20) << "the scan's window takes 4 MiB";
+  if (!nightshift::test::kSanitized) {
+    EXPECT_LT(memory.growth(), 8u << 20) << "the scan's window takes 4 MiB";
+  }
 }
 
 }  // namespace
