@@ -70,17 +70,19 @@ Exit show_plan(const Preflight& p, const RunOptions& options) {
 }
 
 // The heartbeat thread of the lock must not be the one that a stop signal ends the process through.
-std::unique_ptr<io::JobLock> take_lock(const fs::path& dir) {
+std::unique_ptr<io::JobLock> take_lock(const fs::path& dir, Terminal& terminal) {
   const SignalsHeld held;
   fs::create_directories(dir);
-  return std::make_unique<io::JobLock>(dir.string());
+  io::LockOptions options;
+  options.waiting = [&](const std::string& text) { terminal.message(text); };
+  return std::make_unique<io::JobLock>(dir.string(), std::move(options));
 }
 
 // The journal folder, ready for ranks, and the lock on it.
 class Workplace {
  public:
   Workplace(const Preflight& checked, const RunOptions& options, Terminal& terminal)
-      : job_(checked.job), session_(job_), lock_(take_lock(session_.dir())) {
+      : job_(checked.job), session_(job_), lock_(take_lock(session_.dir(), terminal)) {
     // Again, now that nobody else can change it.
     const Start start = runtime::decide_start(job_, checked.manifest, options.restart);
     complete_ = start == Start::complete && !(options.retry_failed && runtime::count_retryable(job_) > 0);
@@ -131,7 +133,7 @@ class Workplace {
       if (!empty) terminal.message(fmt::format("kept aside: {}", moved.string()));
     }
     lock_.reset();  // went with the folder
-    lock_ = take_lock(session_.dir());
+    lock_ = take_lock(session_.dir(), terminal);
   }
 
   void open_failed(Start start, Terminal& terminal) {

@@ -155,7 +155,12 @@ struct JobLock::Impl {
   // A live holder touches the file; one that was killed does not, and the next of a chain of jobs must not
   // fail for that.
   void check_silent(const Holder& holder) const {
-    const double seen = modified(file);
+    const double seen = modified(file), silent = age(file, directory, me.nonce);
+    if (silent < options.stale_seconds && options.waiting) {
+      options.waiting(
+          fmt::format("process {} on {} may still be at work in {}: waiting up to {:.0f} s for a sign of it",
+                      holder.pid, holder.host, directory, options.stale_seconds - silent));
+    }
     while (age(file, directory, me.nonce) < options.stale_seconds) {
       std::this_thread::sleep_for(Seconds(std::min(1.0, options.stale_seconds / 20)));
       if (!is_current(file) || modified(file) != seen) refuse(directory, holder, "");

@@ -5,6 +5,7 @@
 // the lock of another host waits until it is touched, and is refused, or has been silent for stale_seconds.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -14,6 +15,8 @@ struct LockOptions {
   double heartbeat_seconds = 10.0;
   double stale_seconds = 60.0;  // without a sign of life from another host, its lock counts as left behind
   double settle_seconds = 2.0;  // after taking over from another host: time for a rival to show
+  // Called once before another host's lock is waited for, with words for people.
+  std::function<void(const std::string&)> waiting = {};
 };
 
 class JobLock {

@@ -46,25 +46,23 @@ for target in "${targets[@]}"; do
   dictionary=()
   [[ -f tests/fuzz/dictionaries/$target.dict ]] && dictionary=("-dict=tests/fuzz/dictionaries/$target.dict")
   memory=(-rss_limit_mb=1024 -malloc_limit_mb=512)
-  # The HDF5 library allocates what a damaged string says it is long, up to 4 GiB, before it looks for the text; the pages are
-  # hardly touched, but the sanitizer's shadow of them is.
-  # Filling 4 GiB takes seconds.
-  slowest=10
-  [[ $target != hdf5_bytes ]] || { memory=(-rss_limit_mb=6144 -malloc_limit_mb=4500); slowest=60; }
+  # The HDF5 library (1.10) clears what a damaged string says it is long, up to 4 GiB, before it looks for the text, and walks
+  # some damaged heaps for ever: neither can be stopped from outside. Crashes count, also the library's own (README.md).
+  [[ $target != hdf5_bytes ]] || memory=(-rss_limit_mb=6144 -malloc_limit_mb=4500 -fork=1 -ignore_timeouts=1 -ignore_ooms=1)
   echo "==> $target, $seconds s"
   began=$(date +%s)
-  "$build/tests/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=$slowest "${memory[@]}" -max_len=65536 \
+  "$build/tests/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=10 "${memory[@]}" -max_len=65536 \
     -print_final_stats=1 -verbosity=1 "${dictionary[@]}" -artifact_prefix="$findings/" "$corpus" "tests/fuzz/corpus/$target" \
     > "$build/$target.log" 2>&1
   status=$?
   took=$(($(date +%s) - began))
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/$target.log")
+  runs=${runs:-$(grep -oE '^#[0-9]+' "$build/$target.log" | tail -1 | tr -d '#')}
   features=$(grep -oE ' ft: [0-9]+' "$build/$target.log" | tail -1 | grep -oE '[0-9]+')
   result="no findings"
   if ((status != 0)); then
     failed=1
     result="FOUND: $(grep -aoE 'SUMMARY: .*|ERROR: libFuzzer: .*' "$build/$target.log" | tail -1 | cut -c1-90), see $findings"
-    runs=${runs:-$(grep -oE '^#[0-9]+' "$build/$target.log" | tail -1 | tr -d '#')}
   fi
   table+=$(printf '\n%-14s %9d %12s %9s %9s  %s' "$target" "$took" "${runs:-?}" "$((${runs:-0} / (took > 0 ? took : 1)))" "${features:-?}" "$result")
 done
