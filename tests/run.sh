@@ -38,6 +38,7 @@ if has_gpu; then
 else
   echo "==> no GPU here: the tests labelled gpu are left out"
 fi
+export TSAN_OPTIONS="suppressions=$root/tests/tsan.supp${TSAN_OPTIONS:+:$TSAN_OPTIONS}"   # of builds with the thread sanitizer
 rm -f "$build_dir/tests.xml"
 status=0
 ctest --test-dir "$build_dir" --output-on-failure --no-tests=error --timeout 900 --output-junit "$build_dir/tests.xml" \

@@ -60,10 +60,23 @@ def goes_on(job, geometry, rank, disturb, expected, **settings):
           "same bytes", flush=True)
 
 
+@contextlib.contextmanager
+def slow_prompts(milliseconds):
+    """Jobs started meanwhile take that long for each prompt, however fast the machine is."""
+    slow = {"LD_PRELOAD": str(FAULTS / "slow_prompts.so"), "SLOW_PROMPTS": str(milliseconds)}
+    os.environ.update(slow)
+    try:
+        yield
+    finally:
+        for name in slow:
+            del os.environ[name]
+
+
 def repeated_kills(job, times):
     """One kill per start, each after new answers: more of them than max_restarts allows in a row."""
     (job.work / "log").unlink(missing_ok=True)
-    child = job.start(ONE, max_restarts=1)
+    with slow_prompts(20):
+        child = job.start(ONE, max_restarts=1)
     kills, enough = 0, 10
     while child.poll() is None:
         now, pids = status(job.output), rank_pids(job.work)
