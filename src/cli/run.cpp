@@ -92,7 +92,9 @@ class Workplace {
     }
     runtime::remove_leftovers(job_);
     if (options.restart) set_aside(terminal);
-    if (start == Start::fresh) clear();
+    // What an earlier launcher left that did not get as far as a manifest, or was making out of a result that
+    // has gone.
+    if (start == Start::fresh) session_.clear();
     try {
       if (start == Start::resume) io::cut_torn_tails(session_.dir().string());
       if (options.retry_failed && start != Start::fresh) open_failed(start, terminal);
@@ -109,22 +111,9 @@ class Workplace {
 
   const Session& session() const { return session_; }
   const io::JobLock& lock() const { return *lock_; }
-  void check_lock() const {
-    if (!lock_->lost()) return;
-    throw Error(fmt::format("the lock on {} was taken away", session_.dir().string()),
-                "another launcher may be at work; look there before starting again");
-  }
   bool complete() const { return complete_; }  // nothing is left to do
 
  private:
-  // What an earlier launcher left that did not get as far as a manifest, or was making out of a result that
-  // has gone.
-  void clear() {
-    for (const fs::directory_entry& entry : fs::directory_iterator(session_.dir())) {
-      if (entry.path().filename() != "lock") fs::remove_all(entry.path());
-    }
-  }
-
   void set_aside(Terminal& terminal) {
     for (const fs::path& moved : runtime::set_aside(job_)) {
       if (fs::is_directory(moved)) fs::remove(moved / "lock");
@@ -193,7 +182,7 @@ Exit incomplete(const RanksEnd& end, const runtime::Harvest& harvest, const Sess
 }
 
 Exit finish(const Preflight& p, const Workplace& place, Terminal& terminal) {
-  place.check_lock();
+  place.lock().check();
   terminal.progress("writing", fmt::format("writing {}", p.job.job.output.string()));
   const runtime::Finalized done = runtime::finalize(p.job);
   terminal.message(runtime::report_text(done.report.summary, done.report.provenance));

@@ -78,9 +78,7 @@ RanksEnd Starts::run() {
   for (;;) {
     const Scope scope = next_scope();
     RanksEnd end = run_once(scope);
-    if (lock_.lost())
-      throw Error(fmt::format("the lock on {} was taken away", session_.dir().string()),
-                  "another launcher may be at work; look there before starting again");
+    lock_.check();
     const std::uint64_t before = harvest_.committed_rows;
     harvest_ = runtime::look_at_harvest(checked_.job);
     if (harvest_.complete() || stopped(end)) return end;

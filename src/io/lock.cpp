@@ -234,4 +234,10 @@ bool JobLock::lost() const {
   return impl_->lost;
 }
 
+void JobLock::check() const {
+  if (!lost()) return;
+  throw Error(fmt::format("the lock on {} was taken away", impl_->directory),
+              "another launcher may be at work; look there before starting again");
+}
+
 }  // namespace nightshift::io

@@ -29,6 +29,7 @@ class JobLock {
   JobLock& operator=(const JobLock&) = delete;
 
   bool lost() const;                 // somebody took or removed the lock file: stop writing
+  void check() const;                // throws Error when it is lost
   const std::string& nonce() const;  // names this holder, and no other before or after
 
  private:

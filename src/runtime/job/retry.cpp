@@ -39,14 +39,6 @@ RunRecord run_from(json brief) {
   return RunRecord::from_json(brief.dump());
 }
 
-// What an earlier try left half done.
-void clear(const fs::path& dir) {
-  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
-    const std::string name = entry.path().filename().string();
-    if (name != "lock" && name != kReopening) fs::remove_all(entry.path());
-  }
-}
-
 }  // namespace
 
 std::uint64_t count_retryable(const Job& job) {
@@ -63,7 +55,7 @@ std::uint64_t reopen(const Job& job) {
   const Session session(job);
   const fs::path marker = session.dir() / kReopening;
   io::write_file_atomically(marker.string(), "made from the result beside it; not complete yet\n");
-  clear(session.dir());
+  session.clear(kReopening);  // what an earlier try left half done
   const json provenance = provenance_of(job);
   const io::Manifest manifest = manifest_in(provenance.dump());
   io::write_manifest(session.dir().string(), manifest);

@@ -364,6 +364,13 @@ std::optional<Status> Session::read_status() const {
   return Status::from_json(read_text(dir_ / "status.json"));
 }
 
+void Session::clear(std::string_view keep) const {
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir_)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "lock" && name != keep) fs::remove_all(entry.path());
+  }
+}
+
 void Session::check_launcher() const {
   if (launcher_.empty() || io::holder_nonce(dir_.string()) == launcher_) return;
   throw Error(fmt::format("{} belongs to another launcher now", dir_.string()),

@@ -179,6 +179,7 @@ class Session {
   explicit Session(const Job& job) : Session(job.journal_dir()) {}
 
   const std::filesystem::path& dir() const { return dir_; }
+  void clear(std::string_view keep = "lock") const;  // removes all but the lock and `keep`
   // Throws Error when another launcher has the folder now: ranks may outlive theirs for seconds, and in these
   // the job may have begun anew (`--restart`) under the same path.
   void check_launcher() const;
