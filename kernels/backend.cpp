@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "kernels/cpu_backend.h"
+#include "kernels/gpu.h"
 #include "kernels/team.h"
 
 namespace nightshift::kernels {
@@ -61,16 +62,17 @@ double seconds(int threads, const F& work) {
 std::vector<std::string> available_kernel_sets() {
   std::vector<std::string> names;
   for (const CpuKernels* set : available()) names.emplace_back(set->name);
+  if (gpu_count() > 0) names.insert(names.end(), {"cuda_fast", "cuda"});
   return names;
 }
 
 std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   NS_CHECK(Kokkos::is_initialized(), "make_backend before kernels::Environment: construct one in main first");
-  if (options.device != Device::cpu)
-    throw Error("this build has no CUDA kernels", "set the device to \"cpu\"");
   std::string name = options.kernels;
   const char* forced = std::getenv("NIGHTSHIFT_KERNELS");
   if (name == "auto" && forced != nullptr && *forced != '\0') name = forced;
+  if (options.device == Device::cuda || name == "cuda" || name == "cuda_fast")
+    return make_gpu_backend(0, name != "cuda_fast");
   return std::make_unique<CpuBackend>(choose(name),
                                       options.threads > 0 ? options.threads : omp_get_max_threads());
 }

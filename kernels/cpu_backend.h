@@ -22,6 +22,7 @@ class CpuBackend final : public Backend {
   Buffer allocate(std::size_t bytes, const char* label) override;
   void copy_to_device(void* device, const void* host, std::size_t bytes) override;
   void copy_to_host(void* host, const void* device, std::size_t bytes) override;
+  bool takes_head_dim(int head_dim) const override { return head_dim % 2 == 0 && head_dim <= kMaxHeadDim; }
   KvCache make_kv_cache(const KvShape& shape) override;
   std::size_t kv_block_bytes(const KvShape& shape) const override;
 
@@ -46,6 +47,7 @@ class CpuBackend final : public Backend {
   void rms_norm(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) override;
   void silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) override;
   void add(MatrixView<const float> x, MatrixView<float> y) override;
+  void fill(MatrixView<float> y, float value) override;
   void to_bf16(MatrixView<const float> x, MatrixView<bf16> y) override;
   void copy(MatrixView<const bf16> x, MatrixView<bf16> y) override;
   void gather_rows(MatrixView<const float> x, const std::int32_t* rows, MatrixView<float> y) override;

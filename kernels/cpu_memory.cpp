@@ -132,17 +132,4 @@ void CpuBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<c
   });
 }
 
-PackedView PackedView::columns(std::int64_t first, std::int64_t count) const {
-  NS_CHECK(first >= 0 && count >= 0 && first % kPanelRows == 0 && first + count <= n,
-           "PackedView::columns({}, {}) of {} rows: a shard starts at a multiple of {}", first, count, n,
-           kPanelRows);
-  return {data + first / kPanelRows * panel_stride, count, k, panel_stride};
-}
-
-PackedView PackedView::k_range(std::int64_t begin, std::int64_t end) const {
-  NS_CHECK(begin >= 0 && begin <= end && end <= k && begin % 2 == 0 && end % 2 == 0,
-           "PackedView::k_range({}, {}) of K = {}: both must be even", begin, end, k);
-  return {data + begin * kPanelRows, n, end - begin, panel_stride};
-}
-
 }  // namespace nightshift::kernels

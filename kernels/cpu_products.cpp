@@ -2,7 +2,6 @@
 // Matrix products of the CPU backend: panels x row blocks are the tiles.
 #include <algorithm>
 #include <array>
-#include <bit>
 
 #include "kernels/cpu_backend.h"
 #include "kernels/shape_check.h"
@@ -23,26 +22,6 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
 constexpr std::int64_t kTreeColumns = 4096;  // of one tile of add_tree
 
 }  // namespace
-
-void check_bounds(const char* operation, std::span<const std::int64_t> bounds, std::int64_t extent,
-                  bool even) {
-  NS_CHECK(bounds.size() >= 2 && bounds.size() <= kMaxShards + 1,
-           "kernels::{}: {} shard bounds, expected 2 to {}", operation, bounds.size(), kMaxShards + 1);
-  NS_CHECK(bounds.front() == 0 && bounds.back() == extent, "kernels::{}: shards cover {}..{}, expected 0..{}",
-           operation, bounds.front(), bounds.back(), extent);
-  for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
-    NS_CHECK(bounds[s] <= bounds[s + 1] && (!even || bounds[s] % 2 == 0),
-             "kernels::{}: shard {} is {}..{}; bounds ascend{}", operation, s, bounds[s], bounds[s + 1],
-             even ? " and are even" : "");
-  }
-}
-
-float tree_sum(std::span<const float> parts) {
-  if (parts.empty()) return 0.0F;
-  if (parts.size() == 1) return parts[0];
-  const std::size_t left = std::bit_ceil(parts.size()) / 2;
-  return tree_sum(parts.first(left)) + tree_sum(parts.subspan(left));
-}
 
 void CpuBackend::product(const char* label, MatrixView<const bf16> x, const PackedView& w, GemmBlock block,
                          std::int64_t columns, int columns_per_panel) {

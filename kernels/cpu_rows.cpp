@@ -116,6 +116,11 @@ void CpuBackend::add(MatrixView<const float> x, MatrixView<float> y) {
                 [&](int, std::int64_t r) { kernels_.add(x.row(r), y.cols, y.row(r)); });
 }
 
+void CpuBackend::fill(MatrixView<float> y, float value) {
+  for_each_tile("kernels::fill", threads_, y.rows, elements(y) * kStreaming,
+                [&](int, std::int64_t r) { std::fill_n(y.row(r), y.cols, value); });
+}
+
 void CpuBackend::to_bf16(MatrixView<const float> x, MatrixView<bf16> y) {
   check_shape("to_bf16", "x", x, y.rows, y.cols);
   for_each_tile("kernels::to_bf16", threads_, y.rows, elements(y) * kStreaming,

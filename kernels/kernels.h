@@ -149,10 +149,11 @@ class Matrix {
 inline constexpr std::int64_t kPanelRows = 64;
 
 struct PackedView {
-  const bf16* data = nullptr;     // CPU: [panels][K / 2][64 rows][2]
-  std::int64_t n = 0;             // rows that exist (without padding)
-  std::int64_t k = 0;             // even
-  std::int64_t panel_stride = 0;  // elements from panel to panel, 64 * (K of the whole matrix)
+  const bf16* data = nullptr;          // CPU: [panels][K / 2][64 rows][2]; GPU: [panels][64 rows][K]
+  std::int64_t n = 0;                  // rows that exist (without padding)
+  std::int64_t k = 0;                  // even
+  std::int64_t panel_stride = 0;       // elements from panel to panel, 64 * (K of the whole matrix)
+  std::int64_t k_stride = kPanelRows;  // elements from an even k to the next k of its row's panel; GPU: 1
 
   PackedView columns(std::int64_t first, std::int64_t count) const;
   PackedView k_range(std::int64_t begin, std::int64_t end) const;
@@ -160,10 +161,14 @@ struct PackedView {
 
 class PackedMatrix {
  public:
+  enum class Order : std::uint8_t { pairs, rows };  // of a panel: as the CPU and as GPUs read it
+
   PackedMatrix() = default;
-  PackedMatrix(Buffer owned, bf16* data, std::int64_t n, std::int64_t k)
-      : owned_(std::move(owned)), data_(data), n_(n), k_(k) {}
-  PackedView view() const { return {data_, n_, k_, kPanelRows * k_}; }
+  PackedMatrix(Buffer owned, bf16* data, std::int64_t n, std::int64_t k, Order order = Order::pairs)
+      : owned_(std::move(owned)), data_(data), n_(n), k_(k), order_(order) {}
+  PackedView view() const {
+    return {data_, n_, k_, kPanelRows * k_, order_ == Order::pairs ? kPanelRows : 1};
+  }
   operator PackedView() const { return view(); }
   bf16* data() const { return data_; }
   std::int64_t n() const { return n_; }
@@ -174,6 +179,7 @@ class PackedMatrix {
   bf16* data_ = nullptr;
   std::int64_t n_ = 0;
   std::int64_t k_ = 0;
+  Order order_ = Order::pairs;
 };
 
 // The paged KV cache of the heads this rank owns, all layers, bf16, kKvBlockTokens tokens a block. The layout
@@ -282,12 +288,13 @@ class Backend {
   Matrix<T> matrix(std::int64_t rows, std::int64_t cols, const char* label) {
     return {allocate(static_cast<std::size_t>(rows * cols) * sizeof(T), label), rows, cols};
   }
+  virtual bool takes_head_dim(int head_dim) const = 0;  // of keys and values
   virtual KvCache make_kv_cache(const KvShape& shape) = 0;
   virtual std::size_t kv_block_bytes(const KvShape& shape) const = 0;  // one block, all layers and heads
 
   // --- weights ---
-  // `memory`: packed_bytes(n, k) bytes, 64-byte aligned, owned by the caller (a shared window); empty:
-  // allocate.
+  // `memory`: packed_bytes(n, k) bytes of device memory, 64-byte aligned, owned by the caller (on CPU: a
+  // shared window); empty: allocate.
   virtual std::size_t packed_bytes(std::int64_t n, std::int64_t k) const = 0;
   virtual PackedMatrix make_packed(std::int64_t n, std::int64_t k, std::span<std::byte> memory = {}) = 0;
   // Packs rows first_row .. of W from host memory `rows` [count, K]; any order, each row once. Safe from
@@ -326,6 +333,7 @@ class Backend {
   virtual void silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) = 0;
   virtual void add(MatrixView<const float> x,
                    MatrixView<float> y) = 0;  // y += x; stride 0: one row of x onto every row of y (a bias)
+  virtual void fill(MatrixView<float> y, float value) = 0;
   virtual void to_bf16(MatrixView<const float> x, MatrixView<bf16> y) = 0;
   virtual void copy(MatrixView<const bf16> x, MatrixView<bf16> y) = 0;
   virtual void gather_rows(MatrixView<const float> x, const std::int32_t* rows,

@@ -21,3 +21,6 @@ endif()
 if(NIGHTSHIFT_SANITIZE MATCHES "thread" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(nightshift_kernels PRIVATE -Wno-tsan)   # it does not follow the fences in Kokkos' headers
 endif()
+
+# GPUs come as a library of their own (kernels/gpu.h).
+target_link_libraries(nightshift_kernels PRIVATE ${CMAKE_DL_LIBS})

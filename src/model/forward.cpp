@@ -112,7 +112,7 @@ void ForwardPass::embed(const StepBatch& batch, const Step& step) {
                         to, first);
   if (whole) return;
   // A token's row comes from one rank and is -0.0 on all others, which changes no bit of a sum.
-  std::fill_n(step.residual.data, step.rows() * step.residual.cols, -0.0F);
+  backend_.fill(step.residual, -0.0F);
   add_over_ranks(Traffic::embedding, step);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weight_memory.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "core/check.h"
 
@@ -22,14 +22,18 @@ std::span<std::byte> WeightMemory::take(std::size_t bytes) {
 void WeightMemory::reserve(const parallel::DeviceMesh* mesh) {
   bytes_ = taken_;
   taken_ = 0;
-  if (mesh != nullptr) {
+  if (mesh != nullptr && backend_.device() == kernels::Device::cpu) {
     shared_.emplace(mesh->world(), bytes_, "model::weights");
     data_ = shared_->bytes().data();
     return;
   }
   own_ = backend_.allocate(bytes_, "model::weights");
   data_ = own_.as<std::byte>();
-  std::memset(data_, 0, bytes_);
+  constexpr std::size_t kMostAtOnce = std::size_t{1} << 30;
+  for (std::size_t at = 0; at < bytes_; at += kMostAtOnce)
+    backend_.fill({reinterpret_cast<float*>(data_ + at), 1,
+                   static_cast<std::int64_t>(std::min(kMostAtOnce, bytes_ - at) / sizeof(float))},
+                  0.0F);
 }
 
 }  // namespace nightshift::model

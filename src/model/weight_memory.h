@@ -21,7 +21,7 @@ class WeightMemory {
   // matrices. Zeroed. Empty while measuring.
   std::span<std::byte> take(std::size_t bytes);
   // Makes the block, as large as what was taken so far; taking starts from the front. With a mesh one block
-  // per host, collective over the world; else this process's own.
+  // per host, collective over the world; else, and on GPUs, this process's own.
   void reserve(const parallel::DeviceMesh* mesh);
 
   std::size_t bytes() const { return bytes_; }

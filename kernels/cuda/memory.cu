@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// Buffers, the KV cache and weights of the CUDA backend.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "kernels/cuda/backend.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/shape_check.h"
+
+namespace nightshift::kernels::cuda {
+namespace {
+
+std::int64_t padded_rows(std::int64_t n) {
+  return (n + kPanelRows - 1) / kPanelRows * kPanelRows;
+}
+
+// Elements of one head of one block: K [16, D], V [16, D].
+std::int64_t head_elements(int head_dim) {
+  return 2 * static_cast<std::int64_t>(kKvBlockTokens) * head_dim;
+}
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(strict) {
+  check(cudaSetDevice(device), fmt::format("GPU {}", device));
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+  products_ = std::make_unique<Products>(stream_, strict);
+}
+
+CudaBackend::~CudaBackend() {
+  cudaStreamSynchronize(stream_);
+  scratch_ = {};
+  products_.reset();
+  cudaStreamDestroy(stream_);
+}
+
+void CudaBackend::synchronize() {
+  check(cudaStreamSynchronize(stream_), "kernels");
+}
+
+void* Scratch::reserve(std::size_t bytes, cudaStream_t stream) {
+  if (bytes <= buffer_.bytes()) return buffer_.data();
+  check(cudaStreamSynchronize(stream), "kernels");
+  buffer_ = {};
+  void* data = nullptr;
+  check(cudaMalloc(&data, bytes),
+        fmt::format("scratch memory ({:.1f} MiB)", static_cast<double>(bytes) / (1 << 20)));
+  buffer_ = {data, bytes, Device::cuda, "kernels::scratch",
+             [](void* memory, std::size_t) { cudaFree(memory); }};
+  return data;
+}
+
+Buffer CudaBackend::allocate(std::size_t bytes, const char* label) {
+  if (bytes == 0) return {};
+  void* data = nullptr;
+  check(cudaMalloc(&data, bytes),
+        fmt::format("{} ({:.1f} MiB)", label, static_cast<double>(bytes) / (1 << 20)));
+#ifndef NDEBUG
+  check(cudaMemset(data, 0xff, bytes),
+        label);  // NaN as float and as bf16: reading what nobody wrote shows up
+#endif
+  return {data, bytes, Device::cuda, label, [](void* memory, std::size_t) { cudaFree(memory); }};
+}
+
+// The host memory may be reused on return: what is pageable has been copied out by then.
+void CudaBackend::copy_to_device(void* device, const void* host, std::size_t bytes) {
+  if (bytes > 0)
+    check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
+}
+
+void CudaBackend::copy_to_host(void* host, const void* device, std::size_t bytes) {
+  if (bytes > 0)
+    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "copy to the host");
+  synchronize();
+}
+
+bool CudaBackend::takes_head_dim(int head_dim) const {
+  return std::find(kHeadDims.begin(), kHeadDims.end(), head_dim) != kHeadDims.end();
+}
+
+std::size_t CudaBackend::kv_block_bytes(const KvShape& s) const {
+  NS_CHECK(s.layers > 0 && s.kv_heads > 0 && s.blocks >= 0,
+           "kernels::make_kv_cache: {} layers, {} KV heads, {} blocks", s.layers, s.kv_heads, s.blocks);
+  if (!takes_head_dim(s.head_dim))
+    throw BadInput(fmt::format("attention heads of {} dimensions: on GPUs they may have {}", s.head_dim,
+                               fmt::join(kHeadDims, ", ")),
+                   "run.device = \"cpu\" takes any even number");
+  return static_cast<std::size_t>(head_elements(s.head_dim)) * s.layers * s.kv_heads * sizeof(bf16);
+}
+
+KvCache CudaBackend::make_kv_cache(const KvShape& shape) {
+  const std::size_t bytes = kv_block_bytes(shape) * shape.blocks;
+  return {allocate(bytes, "kernels::kv_cache"), shape, head_elements(shape.head_dim)};
+}
+
+std::size_t CudaBackend::packed_bytes(std::int64_t n, std::int64_t k) const {
+  NS_CHECK(n > 0 && k > 0 && k % 2 == 0,
+           "kernels::make_packed: W is {} x {}; both must be positive and K even", n, k);
+  return static_cast<std::size_t>(padded_rows(n) * k) * sizeof(bf16);
+}
+
+PackedMatrix CudaBackend::make_packed(std::int64_t n, std::int64_t k, std::span<std::byte> memory) {
+  const std::size_t bytes = packed_bytes(n, k);
+  NS_CHECK(memory.empty() || memory.size() >= bytes, "kernels::make_packed: {} bytes of memory, expected {}",
+           memory.size(), bytes);
+  if (!memory.empty())
+    return {Buffer{}, reinterpret_cast<bf16*>(memory.data()), n, k, PackedMatrix::Order::rows};
+  Buffer buffer = allocate(bytes, "kernels::packed_weights");
+  bf16* data = buffer.as<bf16>();
+  PackedMatrix w{std::move(buffer), data, n, k, PackedMatrix::Order::rows};
+  zero_padding(w);
+  return w;
+}
+
+void CudaBackend::zero_padding(PackedMatrix& w) {
+  const std::int64_t rows = padded_rows(w.n()) - w.n();
+  if (rows > 0)
+    check(cudaMemsetAsync(w.data() + w.n() * w.k(), 0, static_cast<std::size_t>(rows * w.k()) * sizeof(bf16),
+                          stream_),
+          "kernels::packed_weights");
+}
+
+void CudaBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<const bf16> rows) {
+  check_shape("pack_rows", "rows", rows, rows.rows, w.k());
+  NS_CHECK(first_row >= 0 && first_row + rows.rows <= w.n(),
+           "kernels::pack_rows: rows {}..{} of a matrix with {}", first_row, first_row + rows.rows, w.n());
+  if (rows.rows == 0) return;
+  const std::size_t width = static_cast<std::size_t>(w.k()) * sizeof(bf16);
+  check(cudaMemcpy2DAsync(w.data() + first_row * w.k(), width, rows.data,
+                          static_cast<std::size_t>(rows.stride) * sizeof(bf16), width,
+                          static_cast<std::size_t>(rows.rows), cudaMemcpyHostToDevice, stream_),
+        "kernels::packed_weights");
+}
+
+// The copy of a large buffer, and a product of large matrices: the rates that the roofline is drawn with.
+PeakRates CudaBackend::measured_peak() {
+  constexpr std::int64_t kSide = 8192;
+  constexpr int kRuns = 5;
+  const Buffer a = allocate(kSide * kSide * sizeof(bf16), "kernels::peak_probe");
+  const Buffer w = allocate(kSide * kSide * sizeof(bf16), "kernels::peak_probe");
+  const Buffer y = allocate(kSide * kSide * sizeof(float), "kernels::peak_probe");
+  check(cudaMemsetAsync(a.data(), 0, a.bytes(), stream_), "kernels::peak_probe");
+  check(cudaMemsetAsync(w.data(), 0, w.bytes(), stream_), "kernels::peak_probe");
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check(cudaEventCreate(&begin), "event");
+  check(cudaEventCreate(&end), "event");
+  const auto seconds = [&](const auto& work) {
+    float best = 1e30F;
+    for (int run = 0; run < kRuns; ++run) {
+      check(cudaEventRecord(begin, stream_), "event");
+      work();
+      check(cudaEventRecord(end, stream_), "event");
+      check(cudaEventSynchronize(end), "kernels::peak_probe");
+      float milliseconds = 0.0F;
+      check(cudaEventElapsedTime(&milliseconds, begin, end), "event");
+      best = std::min(best, milliseconds);
+    }
+    return 1e-3 * static_cast<double>(best);
+  };
+  PeakRates peak;
+  const double multiplying = seconds([&] {
+    products_->run({{a.as<bf16>(), kSide, kSide}, w.as<bf16>(), kSide, {y.as<float>(), kSide, kSide}});
+  });
+  const double copying = seconds([&] {
+    check(cudaMemcpyAsync(w.data(), a.data(), a.bytes(), cudaMemcpyDeviceToDevice, stream_),
+          "kernels::peak_probe");
+  });
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  peak.bf16_flops = 2.0 * kSide * kSide * kSide / multiplying;
+  peak.read_bandwidth = 2.0 * static_cast<double>(a.bytes()) / copying;
+  return peak;
+}
+
+}  // namespace nightshift::kernels::cuda

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products by cuBLASLt.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "kernels/kernels.h"
+
+namespace nightshift::kernels::cuda {
+
+// y_i [M, N] = x_i w_i^T for i < count, all of one shape, matrices of the batch a fixed distance apart.
+struct ProductBatch {
+  MatrixView<const bf16> x;  // of i = 0
+  const bf16* w = nullptr;   // [N, K], rows `w_stride` elements apart
+  std::int64_t w_stride = 0;
+  MatrixView<float> y;
+  int count = 1;
+  std::int64_t x_step = 0, w_step = 0, y_step = 0;  // elements from matrix to matrix
+};
+
+// Chooses an algorithm once for each shape and keeps to it: no split of K (cuBLAS 12 and 13 can lose its
+// tail, and the order of addition would depend on M), 32 MiB of workspace (what Hopper's kernels ask for).
+//
+// strict: one algorithm for a weight whatever the number of rows, so that tiles and the walk over K, and with
+// them a row's bits, do not depend on its company. Otherwise the best one for each power of two of rows.
+class Products {
+ public:
+  Products(cudaStream_t stream, bool strict);
+  ~Products();
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+
+  void run(const ProductBatch& batch);
+
+ private:
+  using Key = std::array<std::int64_t, 7>;
+  struct Plan;
+  const Plan& plan_for(const ProductBatch& batch);
+  std::unique_ptr<Plan> choose(const ProductBatch& batch, std::int64_t rows);
+
+  cudaStream_t stream_;
+  bool strict_;
+  cublasLtHandle_t handle_ = nullptr;
+  void* workspace_ = nullptr;
+  std::map<Key, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace nightshift::kernels::cuda

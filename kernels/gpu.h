@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// GPUs, behind a library of their own that is loaded when it is there: one program runs on machines with and
+// without a driver, and on those without the CUDA libraries.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/kernels.h"
+
+namespace nightshift::kernels {
+
+// GPUs that this process can use; 0 without the library nightshift-cuda.so beside the program
+// (NIGHTSHIFT_CUDA_LIBRARY names another), without a driver, and without a device.
+int gpu_count();
+
+// Why gpu_count() is 0, for people: "no nightshift-cuda.so beside nightshift-rank", ...; empty where there
+// are GPUs.
+std::string why_no_gpu();
+
+// Throws Error with why_no_gpu() where there is none.
+std::unique_ptr<Backend> make_gpu_backend(int device, bool strict);
+
+}  // namespace nightshift::kernels

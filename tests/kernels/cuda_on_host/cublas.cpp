@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cublasLt.h>
+
+#include <cstring>
+
+#include "core/types.h"
+
+using nightshift::bf16;
+
+const char* cublasLtGetStatusString(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_SUCCESS         ? "success"
+         : status == CUBLAS_STATUS_INVALID_VALUE ? "invalid value"
+                                                 : "not supported";
+}
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+  *handle = new int(1);
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+  delete handle;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t layout, cudaDataType_t type,
+                                        std::uint64_t rows, std::uint64_t cols, std::int64_t stride) {
+  *layout = {type, rows, cols, stride, 1, 0};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t what, const void* value,
+                                                std::size_t bytes) {
+  const bool count = what == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+  if (bytes != (count ? sizeof layout->count : sizeof layout->step)) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(count ? static_cast<void*>(&layout->count) : &layout->step, value, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t description, cublasComputeType_t,
+                                      cudaDataType_t scale) {
+  *description = {CUBLAS_OP_N, CUBLAS_OP_N};
+  return scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
+                                              cublasLtMatmulDescAttributes_t what, const void* value,
+                                              std::size_t bytes) {
+  if (bytes != sizeof(cublasOperation_t)) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(what == CUBLASLT_MATMUL_DESC_TRANSA ? &description->a : &description->b, value, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t preference) {
+  *preference = {~std::uint32_t{0}, 0};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t what,
+                                                    const void* value, std::size_t bytes) {
+  const bool workspace = what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+  if (bytes != (workspace ? sizeof preference->workspace : sizeof preference->reductions))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(workspace ? static_cast<void*>(&preference->workspace) : &preference->reductions, value, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+namespace {
+
+// D [m, n] = A^T [m, k] B [k, n], column-major.
+bool fits(const cublasLtMatmulDescOpaque_t& description, const cublasLtMatrixLayoutOpaque_t& a,
+          const cublasLtMatrixLayoutOpaque_t& b, const cublasLtMatrixLayoutOpaque_t& d) {
+  const auto dense = [](const cublasLtMatrixLayoutOpaque_t& m) {
+    return m.rows > 0 && m.cols > 0 && m.stride >= static_cast<std::int64_t>(m.rows);
+  };
+  return description.a == CUBLAS_OP_T && description.b == CUBLAS_OP_N && a.rows == b.rows &&
+         a.cols == d.rows && b.cols == d.cols && a.count == b.count && b.count == d.count && dense(a) &&
+         dense(b) && dense(d) && a.type == CUDA_R_16BF && b.type == CUDA_R_16BF && d.type == CUDA_R_32F;
+}
+
+}  // namespace
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t description,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int wanted,
+                                              cublasLtMatmulHeuristicResult_t* results, int* found) {
+  *found = 0;
+  if (!fits(*description, *a, *b, *d) || wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
+  if (preference->reductions != CUBLASLT_REDUCTION_SCHEME_NONE) return CUBLAS_STATUS_NOT_SUPPORTED;
+  results[0] = {{a->rows}, 0};
+  *found = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, const void* alpha,
+                              const void* a_data, cublasLtMatrixLayout_t a, const void* b_data,
+                              cublasLtMatrixLayout_t b, const void* beta, const void*, cublasLtMatrixLayout_t,
+                              void* d_data, cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t* algorithm,
+                              void* workspace, std::size_t, cudaStream_t) {
+  if (handle == nullptr || workspace == nullptr || !fits(*description, *a, *b, *d) ||
+      algorithm->chosen_for != a->rows)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  if (*static_cast<const float*>(alpha) != 1.0F || *static_cast<const float*>(beta) != 0.0F)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  for (std::int64_t i = 0; i < a->count; ++i) {
+    for (std::int64_t n = 0; n < static_cast<std::int64_t>(d->cols); ++n) {
+      for (std::int64_t m = 0; m < static_cast<std::int64_t>(d->rows); ++m) {
+        const bf16* from_a = static_cast<const bf16*>(a_data) + i * a->step + m * a->stride;
+        const bf16* from_b = static_cast<const bf16*>(b_data) + i * b->step + n * b->stride;
+        float sum = 0.0F;
+        for (std::uint64_t k = 0; k < a->rows; ++k)
+          sum += static_cast<float>(from_a[k]) * static_cast<float>(from_b[k]);
+        (static_cast<float*>(d_data) + i * d->step + n * d->stride)[m] = sum;
+      }
+    }
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}

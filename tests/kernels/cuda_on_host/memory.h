@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory of the simulated GPU.
+#pragma once
+
+#include <cstddef>
+
+namespace nightshift::simulated {
+
+// 256-byte aligned as cudaMalloc's, full of NaNs, with a guard behind it.
+void* allocate(std::size_t bytes);
+// Ends the program when the guard has been written to.
+void release(void* data);
+
+}  // namespace nightshift::simulated
