@@ -72,7 +72,7 @@ std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
   const char* forced = std::getenv("NIGHTSHIFT_KERNELS");
   if (name == "auto" && forced != nullptr && *forced != '\0') name = forced;
   if (options.device == Device::cuda || name == "cuda" || name == "cuda_fast")
-    return make_gpu_backend(0, name != "cuda_fast");
+    return make_gpu_backend(options.gpu, name != "cuda_fast" && (options.strict || name == "cuda"));
   return std::make_unique<CpuBackend>(choose(name),
                                       options.threads > 0 ? options.threads : omp_get_max_threads());
 }

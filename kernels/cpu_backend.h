@@ -22,6 +22,12 @@ class CpuBackend final : public Backend {
   Buffer allocate(std::size_t bytes, const char* label) override;
   void copy_to_device(void* device, const void* host, std::size_t bytes) override;
   void copy_to_host(void* host, const void* device, std::size_t bytes) override;
+  Buffer allocate_host(std::size_t bytes, const char* label) override { return allocate(bytes, label); }
+  void copy_to_host_later(void* host, const void* device, std::size_t bytes) override {
+    copy_to_host(host, device, bytes);
+  }
+  Mark mark() override { return 0; }
+  bool reached(Mark) override { return true; }
   bool takes_head_dim(int head_dim) const override { return head_dim % 2 == 0 && head_dim <= kMaxHeadDim; }
   KvCache make_kv_cache(const KvShape& shape) override;
   std::size_t kv_block_bytes(const KvShape& shape) const override;
@@ -33,7 +39,7 @@ class CpuBackend final : public Backend {
 
   void gemm(MatrixView<const bf16> x, const PackedView& w, MatrixView<float> y, const float* bias) override;
   void gemm_reduced(MatrixView<const bf16> x, const PackedView& w, std::span<const std::int64_t> bounds,
-                    MatrixView<float> y) override;
+                    MatrixView<float> y, const RmsNorm* norm) override;
   void gemm_partial(MatrixView<const bf16> x, const PackedView& w, std::span<const std::int64_t> bounds,
                     MatrixView<float> y) override;
   void add_tree(std::span<const MatrixView<const float>> parts, MatrixView<float> y) override;

@@ -67,7 +67,8 @@ void CpuBackend::gemm(MatrixView<const bf16> x, const PackedView& w, MatrixView<
 }
 
 void CpuBackend::gemm_reduced(MatrixView<const bf16> x, const PackedView& w,
-                              std::span<const std::int64_t> bounds, MatrixView<float> y) {
+                              std::span<const std::int64_t> bounds, MatrixView<float> y,
+                              const RmsNorm* norm) {
   check_shape("gemm_reduced", "y", y, x.rows, w.n);
   check_bounds("gemm_reduced", bounds, w.k, true);
   GemmBlock block{};
@@ -77,6 +78,7 @@ void CpuBackend::gemm_reduced(MatrixView<const bf16> x, const PackedView& w,
   block.y = y.data;
   block.y_stride = y.stride;
   product("kernels::gemm_reduced", x, w, block, w.n, kPanel);
+  if (norm != nullptr) rms_norm(y, norm->weight, norm->eps, norm->out);
 }
 
 void CpuBackend::gemm_partial(MatrixView<const bf16> x, const PackedView& w,

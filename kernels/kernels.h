@@ -266,8 +266,20 @@ struct PeakRates {
 
 struct BackendOptions {
   Device device = Device::cpu;
+  int gpu = 0;                   // which of gpu_count()
+  bool strict = true;            // GPU: bits do not depend on the company; false: a faster order of additions
   int threads = 0;               // 0: as the Environment says
   std::string kernels = "auto";  // or one of available_kernel_sets(); NIGHTSHIFT_KERNELS overrides "auto"
+};
+
+// A point in a backend's order of operations.
+using Mark = std::uint64_t;
+
+// y = x / rms(x) * weight, as part of the operation that has made x.
+struct RmsNorm {
+  const float* weight = nullptr;
+  float eps = 0.0F;
+  MatrixView<bf16> out;
 };
 
 class Backend {
@@ -281,9 +293,15 @@ class Backend {
 
   // --- memory ---
   virtual Buffer allocate(std::size_t bytes, const char* label) = 0;
+  virtual Buffer allocate_host(std::size_t bytes, const char* label) = 0;  // copied at full speed
+  // `host` may be reused on return, except memory of allocate_host: once a later mark is reached.
   virtual void copy_to_device(void* device, const void* host, std::size_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device,
                             std::size_t bytes) = 0;  // waits: host memory is ready on return
+  // Into memory of allocate_host, ready once a later mark is reached.
+  virtual void copy_to_host_later(void* host, const void* device, std::size_t bytes) = 0;
+  virtual Mark mark() = 0;  // of all that was called so far
+  virtual bool reached(Mark mark) = 0;
   template <class T>
   Matrix<T> matrix(std::int64_t rows, std::int64_t cols, const char* label) {
     return {allocate(static_cast<std::size_t>(rows * cols) * sizeof(T), label), rows, cols};
@@ -309,8 +327,10 @@ class Backend {
                     const float* bias = nullptr) = 0;
   // y [M, N] += tree over shards of x[:, b_s : b_s+1] W[:, b_s : b_s+1]^T. bounds: C + 1 ascending even
   // offsets relative to x and w, first 0, last K; an empty shard counts as zeros.
+  // norm: of the new y, in the same pass over it.
   virtual void gemm_reduced(MatrixView<const bf16> x, const PackedView& w,
-                            std::span<const std::int64_t> bounds, MatrixView<float> y) = 0;
+                            std::span<const std::int64_t> bounds, MatrixView<float> y,
+                            const RmsNorm* norm = nullptr) = 0;
   // The same sum of the shards a rank holds, stored: y [M, N] = subtree. Add ranks' subtrees with add_tree.
   virtual void gemm_partial(MatrixView<const bf16> x, const PackedView& w,
                             std::span<const std::int64_t> bounds, MatrixView<float> y) = 0;

@@ -14,9 +14,12 @@
 #include <vector>
 
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/staging.h"
 #include "kernels/kernels.h"
 
 namespace nightshift::kernels::cuda {
+
+struct Parts;
 
 // The sizes of attention heads that kernels are built for.
 inline constexpr std::array<int, 7> kHeadDims = {16, 32, 64, 80, 96, 128, 256};
@@ -44,7 +47,11 @@ class CudaBackend final : public Backend {
 
   Buffer allocate(std::size_t bytes, const char* label) override;
   void copy_to_device(void* device, const void* host, std::size_t bytes) override;
+  Buffer allocate_host(std::size_t bytes, const char* label) override { return host_memory(bytes, label); }
   void copy_to_host(void* host, const void* device, std::size_t bytes) override;
+  void copy_to_host_later(void* host, const void* device, std::size_t bytes) override;
+  Mark mark() override;
+  bool reached(Mark mark) override;
   bool takes_head_dim(int head_dim) const override;
   KvCache make_kv_cache(const KvShape& shape) override;
   std::size_t kv_block_bytes(const KvShape& shape) const override;
@@ -56,7 +63,7 @@ class CudaBackend final : public Backend {
 
   void gemm(MatrixView<const bf16> x, const PackedView& w, MatrixView<float> y, const float* bias) override;
   void gemm_reduced(MatrixView<const bf16> x, const PackedView& w, std::span<const std::int64_t> bounds,
-                    MatrixView<float> y) override;
+                    MatrixView<float> y, const RmsNorm* norm) override;
   void gemm_partial(MatrixView<const bf16> x, const PackedView& w, std::span<const std::int64_t> bounds,
                     MatrixView<float> y) override;
   void add_tree(std::span<const MatrixView<const float>> parts, MatrixView<float> y) override;
@@ -89,14 +96,17 @@ class CudaBackend final : public Backend {
   void top_k(MatrixView<const float> x, int k, MatrixView<TokenId> ids, MatrixView<float> values) override;
 
  private:
-  void product_of_shards(const char* operation, MatrixView<const bf16> x, const PackedView& w,
-                         std::span<const std::int64_t> bounds, MatrixView<float> y, bool assign);
+  Parts products_of_shards(MatrixView<const bf16> x, const PackedView& w,
+                           std::span<const std::int64_t> bounds);
 
   int device_;
   bool strict_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Products> products_;
+  std::unique_ptr<Staging> staging_;
   Scratch scratch_;
+  std::array<cudaEvent_t, 16> events_{};  // of the last marks, by mark % 16
+  Mark last_mark_ = 0;
 };
 
 // GPUs that this process can use; 0 without a driver.

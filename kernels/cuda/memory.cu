@@ -30,13 +30,17 @@ int device_count() {
 CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(strict) {
   check(cudaSetDevice(device), fmt::format("GPU {}", device));
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+  for (cudaEvent_t& event : events_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
   products_ = std::make_unique<Products>(stream_, strict);
+  staging_ = std::make_unique<Staging>(stream_);
 }
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   scratch_ = {};
   products_.reset();
+  staging_.reset();
+  for (cudaEvent_t event : events_) cudaEventDestroy(event);
   cudaStreamDestroy(stream_);
 }
 
@@ -68,16 +72,35 @@ Buffer CudaBackend::allocate(std::size_t bytes, const char* label) {
   return {data, bytes, Device::cuda, label, [](void* memory, std::size_t) { cudaFree(memory); }};
 }
 
-// The host memory may be reused on return: what is pageable has been copied out by then.
 void CudaBackend::copy_to_device(void* device, const void* host, std::size_t bytes) {
-  if (bytes > 0)
-    check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
+  staging_->copy(device, host, bytes);
 }
 
 void CudaBackend::copy_to_host(void* host, const void* device, std::size_t bytes) {
   if (bytes > 0)
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "copy to the host");
   synchronize();
+}
+
+void CudaBackend::copy_to_host_later(void* host, const void* device, std::size_t bytes) {
+  if (bytes > 0)
+    check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "copy to the host");
+}
+
+Mark CudaBackend::mark() {
+  ++last_mark_;
+  check(cudaEventRecord(events_[last_mark_ % events_.size()], stream_), "mark");
+  return last_mark_;
+}
+
+// An event that has been recorded again since belongs to a later mark, which comes after this one.
+bool CudaBackend::reached(Mark mark) {
+  NS_CHECK(mark <= last_mark_, "kernels::reached: mark {} of {}", mark, last_mark_);
+  if (mark == 0) return true;
+  const cudaError_t state = cudaEventQuery(events_[mark % events_.size()]);
+  if (state == cudaErrorNotReady) return false;
+  check(state, "kernels");
+  return true;
 }
 
 bool CudaBackend::takes_head_dim(int head_dim) const {

@@ -135,9 +135,9 @@ void Products::run(const ProductBatch& batch) {
   const Plan& plan = plan_for(batch);
   Description description;
   Layouts layouts(batch, batch.x.rows);
-  const float one = 1.0F, zero = 0.0F;
+  const float one = 1.0F, old = batch.accumulate ? 1.0F : 0.0F;
   check(cublasLtMatmul(handle_, description.get(), &one, batch.w, layouts.a.get(), batch.x.data,
-                       layouts.b.get(), &zero, batch.y.data, layouts.d.get(), batch.y.data, layouts.d.get(),
+                       layouts.b.get(), &old, batch.y.data, layouts.d.get(), batch.y.data, layouts.d.get(),
                        &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
         "product");
 }

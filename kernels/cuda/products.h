@@ -22,6 +22,7 @@ struct ProductBatch {
   MatrixView<float> y;
   int count = 1;
   std::int64_t x_step = 0, w_step = 0, y_step = 0;  // elements from matrix to matrix
+  bool accumulate = false;                          // y_i += x_i w_i^T
 };
 
 // Chooses an algorithm once for each shape and keeps to it: no split of K (cuBLAS 12 and 13 can lose its

@@ -31,6 +31,13 @@ dim3 flat_grid(const char* operation, const MatrixView<T>& y) {
   return flat_grid(operation, y.rows, y.cols);
 }
 
+void check_product(const char* operation, const MatrixView<const bf16>& x, const PackedView& w,
+                   std::span<const std::int64_t> bounds, const MatrixView<float>& y) {
+  check_bounds(operation, bounds, w.k, true);
+  check_shape(operation, "x", x, x.rows, w.k);
+  check_shape(operation, "y", y, x.rows, w.n);
+}
+
 }  // namespace
 
 void CudaBackend::embed(MatrixView<const bf16> table, const TokenId* ids, MatrixView<float> y,
@@ -50,7 +57,7 @@ void CudaBackend::embed(const PackedView& table, const TokenId* ids, MatrixView<
 void CudaBackend::rms_norm(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) {
   check_shape("rms_norm", "y", y, x.rows, x.cols);
   launch("kernels::rms_norm", rms_norm_kernel, dim3(count(x.rows)), kRowThreads, kBlockSumBytes, stream_, x,
-         weight, eps, y);
+         NormArguments{weight, eps, y});
 }
 
 void CudaBackend::silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) {
@@ -136,21 +143,38 @@ void CudaBackend::gemm(MatrixView<const bf16> x, const PackedView& w, MatrixView
 }
 
 void CudaBackend::gemm_reduced(MatrixView<const bf16> x, const PackedView& w,
-                               std::span<const std::int64_t> bounds, MatrixView<float> y) {
-  product_of_shards("gemm_reduced", x, w, bounds, y, false);
+                               std::span<const std::int64_t> bounds, MatrixView<float> y,
+                               const RmsNorm* norm) {
+  check_product("gemm_reduced", x, w, bounds, y);
+  if (norm != nullptr) check_shape("gemm_reduced", "norm.out", norm->out, y.rows, y.cols);
+  if (!strict_) {
+    ProductBatch whole{x, w.data, w.panel_stride / kPanelRows, y};
+    whole.accumulate = true;
+    products_->run(whole);
+    if (norm != nullptr) rms_norm(y, norm->weight, norm->eps, norm->out);
+    return;
+  }
+  const Parts parts = products_of_shards(x, w, bounds);
+  if (norm != nullptr) {
+    launch("kernels::add_tree", add_tree_norm_kernel, dim3(count(y.rows)), kRowThreads, kBlockSumBytes,
+           stream_, parts, y, NormArguments{norm->weight, norm->eps, norm->out});
+  } else {
+    launch("kernels::add_tree", add_tree_kernel, flat_grid("gemm_reduced", y), kFlatThreads, 0, stream_,
+           parts, y, false);
+  }
 }
 
 void CudaBackend::gemm_partial(MatrixView<const bf16> x, const PackedView& w,
                                std::span<const std::int64_t> bounds, MatrixView<float> y) {
-  product_of_shards("gemm_partial", x, w, bounds, y, true);
+  check_product("gemm_partial", x, w, bounds, y);
+  if (!strict_) return products_->run({x, w.data, w.panel_stride / kPanelRows, y});
+  launch("kernels::add_tree", add_tree_kernel, flat_grid("gemm_partial", y), kFlatThreads, 0, stream_,
+         products_of_shards(x, w, bounds), y, true);
 }
 
-// A product for each shard, all of one size in one batched call where they are, then their tree.
-void CudaBackend::product_of_shards(const char* operation, MatrixView<const bf16> x, const PackedView& w,
-                                    std::span<const std::int64_t> bounds, MatrixView<float> y, bool assign) {
-  check_bounds(operation, bounds, w.k, true);
-  check_shape(operation, "x", x, x.rows, w.k);
-  check_shape(operation, "y", y, x.rows, w.n);
+// A product for each shard into scratch memory, all of one size in one batched call where they are.
+Parts CudaBackend::products_of_shards(MatrixView<const bf16> x, const PackedView& w,
+                                      std::span<const std::int64_t> bounds) {
   const int shards = static_cast<int>(bounds.size()) - 1;
   const std::int64_t step = x.rows * w.n;
   auto* sums =
@@ -178,8 +202,7 @@ void CudaBackend::product_of_shards(const char* operation, MatrixView<const bf16
     }
     s += same;
   }
-  launch("kernels::add_tree", add_tree_kernel, flat_grid(operation, y), kFlatThreads, 0, stream_, parts, y,
-         assign);
+  return parts;
 }
 
 void CudaBackend::gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, MatrixView<bf16> y,

@@ -34,18 +34,30 @@ NS_DEVICE float block_sum(float value, float* shared) {
   return total;
 }
 
-// One row a block: y = x * (1 / sqrt(mean(x^2) + eps)) * weight
-NS_KERNEL rms_norm_kernel(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) {
+struct NormArguments {
+  const float* weight;
+  float eps;
+  MatrixView<bf16> out;
+};
+
+// x * (1 / sqrt(mean(x^2) + eps)) * weight, of a row whose squares the block's threads have summed up: thread
+// t those of columns t, t + kRowThreads, ..., which it alone reads here.
+NS_DEVICE void norm_row(const float* from, std::int64_t cols, float squares, const NormArguments& norm,
+                        float* shared) {
+  std::uint16_t* to = &norm.out.data[0].bits + blockIdx.x * norm.out.stride;
+  const float mean = quotient(block_sum(squares, shared), static_cast<float>(cols));
+  const float scale = quotient(1.0F, square_root(sum(mean, norm.eps)));
+  for (std::int64_t c = threadIdx.x; c < cols; c += kRowThreads)
+    to[c] = static_cast<std::uint16_t>(bf16_bits(product(product(from[c], scale), norm.weight[c])));
+}
+
+// One row a block.
+NS_KERNEL rms_norm_kernel(MatrixView<const float> x, NormArguments norm) {
   NS_DYNAMIC_SHARED(shared);
   const float* from = x.data + blockIdx.x * x.stride;
-  std::uint16_t* to = &y.data[0].bits + blockIdx.x * y.stride;
   float squares = 0.0F;
   for (std::int64_t c = threadIdx.x; c < x.cols; c += kRowThreads) squares = fused(from[c], from[c], squares);
-  const float total = block_sum(squares, reinterpret_cast<float*>(shared));
-  const float mean = quotient(total, static_cast<float>(x.cols));
-  const float scale = quotient(1.0F, square_root(sum(mean, eps)));
-  for (std::int64_t c = threadIdx.x; c < x.cols; c += kRowThreads)
-    to[c] = static_cast<std::uint16_t>(bf16_bits(product(product(from[c], scale), weight[c])));
+  norm_row(from, x.cols, squares, norm, reinterpret_cast<float*>(shared));
 }
 
 NS_DEVICE float silu_times(float gate, float up) {
@@ -125,16 +137,14 @@ struct Parts {
   int count;
 };
 
-// y += the parts' tree: sums wait at their levels and are added like the carries of a binary counter
-// (tree_sum). Null parts, shards without columns, count as zeros.
-NS_KERNEL add_tree_kernel(Parts parts, MatrixView<float> y, bool assign) {
-  const Element e = own_element();
-  if (e.col >= y.cols) return;
+// The parts' tree: sums wait at their levels and are added like the carries of a binary counter (tree_sum).
+// Null parts, shards without columns, count as zeros.
+NS_DEVICE float tree_at(const Parts& parts, std::int64_t row, std::int64_t col) {
   constexpr int kLevels =
       7;                // of kMostParts; all loops over them are unrolled, so that sums stay in registers
   float sums[kLevels];  // sums[l]: of 2^l parts, waiting for their neighbours
   for (int s = 0; s < parts.count; ++s) {
-    float carry = parts.data[s] == nullptr ? 0.0F : parts.data[s][e.row * parts.stride[s] + e.col];
+    float carry = parts.data[s] == nullptr ? 0.0F : parts.data[s][row * parts.stride[s] + col];
     bool placed = false;
 #pragma unroll
     for (int level = 0; level < kLevels; ++level) {
@@ -152,8 +162,28 @@ NS_KERNEL add_tree_kernel(Parts parts, MatrixView<float> y, bool assign) {
     total = any ? sum(sums[level], total) : sums[level];
     any = true;
   }
+  return total;
+}
+
+NS_KERNEL add_tree_kernel(Parts parts, MatrixView<float> y, bool assign) {
+  const Element e = own_element();
+  if (e.col >= y.cols) return;
+  const float total = tree_at(parts, e.row, e.col);
   float* to = y.data + e.row * y.stride + e.col;
   *to = assign ? total : sum(*to, total);
+}
+
+// y += the parts' tree, and the norm of the new y while its row is in cache. One row a block.
+NS_KERNEL add_tree_norm_kernel(Parts parts, MatrixView<float> y, NormArguments norm) {
+  NS_DYNAMIC_SHARED(shared);
+  float* row = y.data + blockIdx.x * y.stride;
+  float squares = 0.0F;
+  for (std::int64_t c = threadIdx.x; c < y.cols; c += kRowThreads) {
+    const float value = sum(row[c], tree_at(parts, blockIdx.x, c));
+    row[c] = value;
+    squares = fused(value, value, squares);
+  }
+  norm_row(row, y.cols, squares, norm, reinterpret_cast<float*>(shared));
 }
 
 }  // namespace nightshift::kernels::cuda

@@ -96,13 +96,15 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, const void* alpha,
                               const void* a_data, cublasLtMatrixLayout_t a, const void* b_data,
-                              cublasLtMatrixLayout_t b, const void* beta, const void*, cublasLtMatrixLayout_t,
-                              void* d_data, cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t* algorithm,
-                              void* workspace, std::size_t, cudaStream_t) {
+                              cublasLtMatrixLayout_t b, const void* beta, const void* c_data,
+                              cublasLtMatrixLayout_t, void* d_data, cublasLtMatrixLayout_t d,
+                              const cublasLtMatmulAlgo_t* algorithm, void* workspace, std::size_t,
+                              cudaStream_t) {
   if (handle == nullptr || workspace == nullptr || !fits(*description, *a, *b, *d) ||
       algorithm->chosen_for != a->rows)
     return CUBLAS_STATUS_INVALID_VALUE;
-  if (*static_cast<const float*>(alpha) != 1.0F || *static_cast<const float*>(beta) != 0.0F)
+  const float old = *static_cast<const float*>(beta);
+  if (*static_cast<const float*>(alpha) != 1.0F || (old != 0.0F && old != 1.0F) || c_data != d_data)
     return CUBLAS_STATUS_NOT_SUPPORTED;
   for (std::int64_t i = 0; i < a->count; ++i) {
     for (std::int64_t n = 0; n < static_cast<std::int64_t>(d->cols); ++n) {
@@ -112,7 +114,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         float sum = 0.0F;
         for (std::uint64_t k = 0; k < a->rows; ++k)
           sum += static_cast<float>(from_a[k]) * static_cast<float>(from_b[k]);
-        (static_cast<float*>(d_data) + i * d->step + n * d->stride)[m] = sum;
+        float& out = (static_cast<float*>(d_data) + i * d->step + n * d->stride)[m];
+        out = old == 0.0F ? sum : out + sum;
       }
     }
   }
