@@ -16,9 +16,11 @@ namespace fs = std::filesystem;
 struct GpuLibrary {
   using Count = int (*)();
   using Make = Backend* (*)(int, bool);
+  using Facts = void (*)(int, GpuFacts&);
 
   Count count = nullptr;
   Make make = nullptr;
+  Facts facts = nullptr;
   std::string missing;  // why it cannot be used
 
   GpuLibrary() {
@@ -33,7 +35,8 @@ struct GpuLibrary {
     }
     count = reinterpret_cast<Count>(::dlsym(library, "nightshift_gpu_count"));
     make = reinterpret_cast<Make>(::dlsym(library, "nightshift_gpu_backend"));
-    if (count == nullptr || make == nullptr)
+    facts = reinterpret_cast<Facts>(::dlsym(library, "nightshift_gpu_facts"));
+    if (count == nullptr || make == nullptr || facts == nullptr)
       missing = fmt::format("{} is not of this version of nightshift", path.string());
   }
 
@@ -50,6 +53,11 @@ const GpuLibrary& library() {
   return loaded;
 }
 
+void ask_for_gpu() {
+  if (const std::string reason = why_no_gpu(); !reason.empty())
+    throw Error(fmt::format("no GPU: {}", reason), "run.device = \"cpu\" runs without one");
+}
+
 }  // namespace
 
 int gpu_count() {
@@ -63,9 +71,15 @@ std::string why_no_gpu() {
              : "no GPU that its driver shows to this process (nvidia-smi, CUDA_VISIBLE_DEVICES)";
 }
 
+GpuFacts gpu_facts(int device) {
+  ask_for_gpu();
+  GpuFacts facts;
+  library().facts(device, facts);
+  return facts;
+}
+
 std::unique_ptr<Backend> make_gpu_backend(int device, bool strict) {
-  if (const std::string reason = why_no_gpu(); !reason.empty())
-    throw Error(fmt::format("no GPU: {}", reason), "run.device = \"cpu\" runs without one");
+  ask_for_gpu();
   return std::unique_ptr<Backend>(library().make(device, strict));
 }
 

@@ -18,6 +18,12 @@ int gpu_count();
 // are GPUs.
 std::string why_no_gpu();
 
+struct GpuFacts {
+  std::string identity;          // "0000:1b:00.0", of the device on its host
+  std::uint64_t free_bytes = 0;  // of its memory
+};
+GpuFacts gpu_facts(int device);  // throws Error with why_no_gpu() where there is none
+
 // Throws Error with why_no_gpu() where there is none.
 std::unique_ptr<Backend> make_gpu_backend(int device, bool strict);
 

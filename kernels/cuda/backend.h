@@ -17,6 +17,10 @@
 #include "kernels/cuda/staging.h"
 #include "kernels/kernels.h"
 
+namespace nightshift::kernels {
+struct GpuFacts;
+}
+
 namespace nightshift::kernels::cuda {
 
 struct Parts;
@@ -111,5 +115,6 @@ class CudaBackend final : public Backend {
 
 // GPUs that this process can use; 0 without a driver.
 int device_count();
+void describe(int device, GpuFacts& facts);
 
 }  // namespace nightshift::kernels::cuda

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/gpu.h"
 #include "kernels/shape_check.h"
 
 namespace nightshift::kernels::cuda {
@@ -25,6 +26,15 @@ std::int64_t head_elements(int head_dim) {
 int device_count() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+void describe(int device, GpuFacts& facts) {
+  std::array<char, 32> bus{};
+  std::size_t total = 0, free = 0;
+  check(cudaSetDevice(device), fmt::format("GPU {}", device));
+  check(cudaDeviceGetPCIBusId(bus.data(), static_cast<int>(bus.size()), device), "GPU's bus");
+  check(cudaMemGetInfo(&free, &total), "GPU's memory");
+  facts = {bus.data(), free};
 }
 
 CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(strict) {

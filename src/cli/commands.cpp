@@ -69,7 +69,7 @@ std::vector<const CLI::Option*> options_of(const CLI::App& command) {
 
 std::string version_text() {
   return fmt::format("nightshift {} (revision {})\nkernel sets: {}\nApache License 2.0\n", runtime::version(),
-                     runtime::git_revision(), runtime::compiled_backends());
+                     runtime::git_revision(), runtime::backends());
 }
 
 void add_all(Front& front) {

@@ -68,8 +68,10 @@ void check_degrees(const Job& job, const ModelShape& shape) {
 
 // Weights, buffers of a step, and the KV cache that the job names or, at auto, of one longest sequence.
 model::MemoryNeed least_memory(const Job& job, const model::ModelConfig& config,
-                               const parallel::Degrees& degrees) {
-  model::MemoryNeed need = model::bytes_needed(config, runtime::least_limits(job, config, degrees), degrees);
+                               const parallel::Degrees& degrees, bool gpu) {
+  const model::StepLimits limits = runtime::least_limits(job, config, degrees, gpu);
+  model::MemoryNeed need =
+      gpu ? model::gpu_bytes_needed(config, limits, degrees) : model::bytes_needed(config, limits, degrees);
   if (job.schedule.kv_memory)
     need.kv_cache = std::max(need.kv_cache, static_cast<std::int64_t>(job.schedule.kv_memory->value));
   return need;
@@ -127,15 +129,17 @@ Preflight check_job(Job job, int ranks, bool restart, bool retry_failed) {
   p.job.parallel.replicas = geometry.replicas;
   p.job.parallel.sequence = geometry.degrees.sequence;
   p.job.parallel.tensor = geometry.degrees.tensor;
-  p.memory = least_memory(p.job, config, geometry.degrees);
   p.manifest = runtime::manifest_of(p.job, input_digest(p.job.job.input), p.model.digest());
   p.start = runtime::decide_start(p.job, p.manifest, restart);
   const bool reopens = p.start == runtime::Start::complete && retry_failed;
   std::string kernels = p.start == runtime::Start::resume ? runtime::kernels_in_use(p.job) : "";
   if (reopens) kernels = runtime::kernels_of_result(p.job);
   if (!kernels.empty()) check_kernels(p.job.run.kernels = kernels);
+  runtime::check_device(p.job, p.machine);
+  p.gpu = p.machine.gpus > 0 && runtime::may_use_gpus(p.job);
+  p.memory = least_memory(p.job, config, geometry.degrees, p.gpu);
   p.job.run.threads = p.geometry.threads;
-  if (p.start != runtime::Start::complete || reopens) {
+  if (!p.gpu && (p.start != runtime::Start::complete || reopens)) {  // ranks look at their GPUs themselves
     runtime::check_memory(p.memory, p.geometry.ranks_per_node, p.machine);
   }
   p.command = runtime::launch_command(p.geometry, p.machine, rank_program(), p.job.journal_dir().string());

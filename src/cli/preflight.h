@@ -21,7 +21,8 @@ struct Preflight {
   runtime::Machine machine = {};
   runtime::Geometry geometry = {};
   runtime::LaunchCommand command = {};
-  model::MemoryNeed memory = {};  // with the least KV cache that can work
+  bool gpu = false;               // computes on GPUs, as far as this machine knows
+  model::MemoryNeed memory = {};  // with the least KV cache that can work; on GPUs: of a rank
 };
 
 // What does not depend on the machine: input, model, prompts and places to write. Fills in job and model.

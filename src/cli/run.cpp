@@ -62,9 +62,12 @@ Exit show_plan(const Preflight& p, const RunOptions& options) {
   }
   std::cerr << fmt::format("ranks:    {}{}\n", ranks_text(p),
                            p.geometry.bound ? ", bound to cores" : ", more than there are cores: not bound");
-  std::cerr << fmt::format("memory:   at least {}; {} free here\n",
-                           runtime::memory_text(p.memory, p.geometry.ranks_per_node),
-                           format_bytes(static_cast<double>(p.machine.memory_bytes)));
+  if (p.gpu)
+    std::cerr << fmt::format("memory:   of each rank's GPU at least {}\n", runtime::memory_text(p.memory, 1));
+  else
+    std::cerr << fmt::format("memory:   at least {}; {} free here\n",
+                             runtime::memory_text(p.memory, p.geometry.ranks_per_node),
+                             format_bytes(static_cast<double>(p.machine.memory_bytes)));
   if (!p.job.run.trace.empty()) std::cerr << fmt::format("trace:    {}\n", p.job.run.trace.string());
   return Exit::done;
 }

@@ -53,15 +53,19 @@ void visit_keys(JobT& job, Visitor&& v) {
   v("parallel", "shift", job.parallel.shift, any,
     "steps in full tensor parallelism: auto, never, always, or up to a token count (random:SEED: for tests)");
   v("schedule", "token_budget", job.schedule.token_budget, tokens, "query tokens per step");
-  v("schedule", "max_sequences", job.schedule.max_sequences, count, "sequences running at once, per replica");
+  v("schedule", "max_sequences", job.schedule.max_sequences, count,
+    "sequences running at once, per replica; auto: 256 on CPUs, 1024 on GPUs");
   v("schedule", "kv_memory", job.schedule.kv_memory, any,
-    "KV cache per rank, e.g. \"12GiB\"; auto: half of what is free");
+    "KV cache per rank, e.g. \"12GiB\"; auto: half of what is free, nearly all on GPUs");
   v("schedule", "prefix_cache", job.schedule.prefix_cache, any,
     "reuse the KV blocks of equal prompt beginnings");
-  v("run", "device", job.run.device, Legal{0, 0, {"auto", "cpu", "cuda"}}, "where the model runs");
+  v("run", "device", job.run.device, Legal{0, 0, {"auto", "cpu", "cuda"}},
+    "where the model runs; auto: on GPUs where there are any");
   v("run", "threads", job.run.threads, count, "compute threads per rank");
-  v("run", "numerics", job.run.numerics, Legal{0, 0, {"auto", "strict", "fast"}}, "CPU is always strict");
-  v("run", "kernels", job.run.kernels, Legal{0, 0, {"auto", "portable", "avx512_bf16"}},
+  v("run", "numerics", job.run.numerics, Legal{0, 0, {"auto", "strict", "fast"}},
+    "strict: bytes do not depend on company, ranks and layout; fast: GPU, same bytes for the same ranks "
+    "only; auto: strict");
+  v("run", "kernels", job.run.kernels, Legal{0, 0, {"auto", "portable", "avx512_bf16", "cuda", "cuda_fast"}},
     "one kernel set for all ranks");
   v("run", "checkpoint_seconds", job.run.checkpoint_seconds, Legal{0, 1e9, {}},
     "running answers are saved so often; 0: only when the job is stopped");

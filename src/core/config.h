@@ -48,7 +48,7 @@ struct Job {
 
   struct {
     Auto<std::int64_t> token_budget;   // query tokens per step
-    std::int64_t max_sequences = 256;  // running at once, per replica
+    Auto<std::int64_t> max_sequences;  // running at once, per replica
     Auto<ByteCount> kv_memory;         // per rank
     bool prefix_cache = true;
   } schedule;
@@ -59,7 +59,7 @@ struct Job {
     std::string device = "auto";    // auto | cpu | cuda
     Auto<std::int64_t> threads;     // per rank
     std::string numerics = "auto";  // auto | strict | fast
-    std::string kernels = "auto";   // auto | portable | avx512_bf16: one set for all ranks
+    std::string kernels = "auto";   // auto | portable | avx512_bf16 | cuda | cuda_fast: one set for all
     double checkpoint_seconds = 30;
     double stop_before_end_seconds = 120;
     std::int64_t max_restarts = 5;  // of the ranks after failures, in a row without an answer

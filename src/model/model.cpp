@@ -57,7 +57,10 @@ struct Model::Impl {
   Impl(ModelConfig config_, const ModelOptions& options_)
       : config(std::move(config_)),
         options(options_),
-        backend(kernels::make_backend({.threads = options.threads, .kernels = options.kernels})),
+        backend(kernels::make_backend({.device = options.gpu ? kernels::Device::cuda : kernels::Device::cpu,
+                                       .strict = options.strict,
+                                       .threads = options.threads,
+                                       .kernels = options.kernels})),
         weights(config, options.mesh, *backend),
         forward(config, weights, options.limits, options.mesh, *backend),
         sampler(real_tokens(config, options), config.stop_ids),

@@ -23,6 +23,8 @@ struct ModelOptions {
   StepLimits limits;       // of the job; all buffers are allocated once, for the largest step
   int tokenizer_size = 0;  // ids from here on are padding and never sampled; 0: every row of the embedding
   std::string kernels = "auto";  // auto (the best this CPU has), portable, avx512_bf16
+  bool gpu = false;              // the first one that this process sees; then `kernels` does not matter
+  bool strict = true;            // of a GPU: bits depend on each sequence alone; false: on its company too
   int threads = 0;               // 0: as the kernels::Environment says
   // The replica that this rank computes in; null: a replica of one. Must outlive the model. Construction,
   // destruction, submit() and logits() are then collective over the replica, and loading over the world.

@@ -28,8 +28,8 @@ bool Desk::serve(Replica& replica, const ModelShape& shape, int journal_number, 
   constexpr auto kNoBound = std::numeric_limits<std::int64_t>::max();
   const Preparer preparer(tokenizer_, chat_, shape.vocab,
                           start_.job.job.max_answer_tokens.value_or(kNoBound));
-  const auto ahead =
-      static_cast<std::size_t>(std::clamp<std::int64_t>(start_.job.schedule.max_sequences, 16, 256));
+  const auto ahead = static_cast<std::size_t>(
+      std::clamp<std::int64_t>(start_.job.schedule.max_sequences.value_or(256), 16, 256));
   InWork in_work(session_.dir(), journal_number);
   Intake intake(prompts_, preparer, committed_, plan_, queue_, ahead,
                 [&](PromptRow first, std::uint64_t count) {

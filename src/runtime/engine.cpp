@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/engine.h"
 
+#include <optional>
+
 #include "model/random.h"
 
 namespace nightshift::runtime {
@@ -9,33 +11,44 @@ bool Engine::run() {
   const double start = last_checkpoint_ = replica_.now();
   bool going = true;
   for (bool end = false; !end;) {
-    const double now = replica_.now();
     Orders orders;
-    const bool ran = result_.has_value();
-    auto finished = commit(orders, now);
+    const bool busy = replica_.in_flight() > 0;
+    const std::optional<StepResult> result = replica_.collect_due();
+    const double now = replica_.now();
+    std::vector<scheduler::Finished> finished;
+    if (result) finished = commit(*result, orders.stop, now);
     expire(orders, now, finished);
     going = tick_();
     if (going) admit(orders);
     end = orders.end = !going || (orders.closed && scheduler_.idle());
     // A leader without work is silent: its followers wait for its next word.
-    if (ran || end || !orders.admitted.empty() || !orders.cancel.empty()) replica_.send(orders);
+    if (busy || end || !orders.admitted.empty() || !orders.cancel.empty()) replica_.send(orders);
     emit(std::move(finished), now);
+    if (end) drain();
     if (!going || (checkpoint_seconds_ > 0 && now - last_checkpoint_ >= checkpoint_seconds_)) checkpoint();
-    if (!end) result_ = step();
+    if (!end) step();
   }
   counters_.host_seconds = replica_.now() - start - counters_.compute_seconds - counters_.idle_seconds;
   settle();
   return going;
 }
 
-// Of the step just run, if any: which sequences its tokens end, and what that leaves.
-std::vector<scheduler::Finished> Engine::commit(Orders& orders, double now) {
-  if (!result_) return {};
+// Which sequences the step's tokens end, and what that leaves.
+std::vector<scheduler::Finished> Engine::commit(const StepResult& result, std::vector<SequenceId>& stop,
+                                                double now) {
   const TraceScope scope(replica_.trace(), "commit");
-  orders.stop = emitter_.observe(*result_, now);
-  auto finished = scheduler_.commit(*result_, orders.stop);
-  result_.reset();
-  return finished;
+  stop = emitter_.observe(result, now);
+  return scheduler_.commit(result, stop);
+}
+
+// Steps still in flight when the engine stops early: their tokens count, too.
+void Engine::drain() {
+  while (replica_.in_flight() > 0) {
+    const StepResult result = replica_.collect();
+    const double now = replica_.now();
+    std::vector<SequenceId> stop;
+    emit(commit(result, stop, now), now);
+  }
 }
 
 // Ends what has run for too long.
@@ -103,17 +116,14 @@ void Engine::checkpoint() {
 }
 
 // The next one, or a moment's wait for prompts where nothing can run.
-std::optional<StepResult> Engine::step() {
-  const BatchPlan& plan = replica_.plan();
-  if (plan.empty()) {
-    wait();
-    return std::nullopt;
-  }
-  emitter_.planned(plan, replica_.now());
-  const StepCost cost = step_cost(shape_, plan);
-  counters_.hardware_flops += cost.flops;
-  counters_.memory_bytes += cost.memory_bytes;
-  return replica_.execute(plan);
+void Engine::step() {
+  const BatchPlan& plan = replica_.advance([&](const BatchPlan& next) {
+    emitter_.planned(next, replica_.now());
+    const StepCost cost = step_cost(shape_, next);
+    counters_.hardware_flops += cost.flops;
+    counters_.memory_bytes += cost.memory_bytes;
+  });
+  if (plan.empty() && replica_.in_flight() == 0) wait();
 }
 
 void Engine::wait() {

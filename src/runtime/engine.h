@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// THE loop, of a rank that leads a replica. One step: observe and commit the last one, admit, give orders,
-// emit, plan, execute.
+// THE loop, of a rank that leads a replica. One round: observe and commit the step that is due, admit, give
+// orders, emit, plan and submit the next step. On CPUs a step ends within its round; where steps overlap, one
+// runs meanwhile.
 #pragma once
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 
 #include "core/cost.h"
 #include "core/types.h"
@@ -36,13 +36,15 @@ class Engine {
   bool run();
 
  private:
-  std::vector<scheduler::Finished> commit(Orders& orders, double now);
+  std::vector<scheduler::Finished> commit(const StepResult& result, std::vector<SequenceId>& stop,
+                                          double now);
   void expire(Orders& orders, double now, std::vector<scheduler::Finished>& finished);
   void admit(Orders& orders);
   void enqueue(const PreparedPrompt& prompt, Orders& orders);
   void checkpoint();
   void emit(std::vector<scheduler::Finished>&& finished, double now);
-  std::optional<StepResult> step();
+  void step();
+  void drain();
   void wait();
   void settle();
 
@@ -56,7 +58,6 @@ class Engine {
   double checkpoint_seconds_;
   double last_checkpoint_ = 0.0;  // the replica's clock
   std::function<bool()> tick_;
-  std::optional<StepResult> result_;  // of the step not yet committed
   SequenceId next_id_ = 1;
 };
 

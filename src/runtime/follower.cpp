@@ -9,36 +9,32 @@ void Follower::run() {
   RunCounters& counters = replica_.counters();
   const double start = replica_.now();
   for (bool end = false; !end;) {
+    const bool busy = replica_.in_flight() > 0;
+    const std::optional<StepResult> result = replica_.collect_due();
     const double before = replica_.now();
-    working(result_.has_value());  // the leader of an idle replica is silent
+    working(busy);  // the leader of an idle replica is silent
     Orders orders = replica_.receive();
     working(true);
-    if (!result_) counters.idle_seconds += replica_.now() - before;  // the leader had nothing to run
+    if (!busy) counters.idle_seconds += replica_.now() - before;  // the leader had nothing to run
     end = orders.end;
-    obey(std::move(orders));
-    if (!end) result_ = step();
+    obey(std::move(orders), result);
+    if (!end) replica_.advance();
   }
+  while (replica_.in_flight() > 0) replica_.scheduler().commit(replica_.collect());
   counters.host_seconds = replica_.now() - start - counters.compute_seconds - counters.idle_seconds;
   replica_.scheduler().audit();
 }
 
 // In the order in which the leader has done the same.
-void Follower::obey(Orders&& orders) {
+void Follower::obey(Orders&& orders, const std::optional<StepResult>& result) {
   scheduler::Scheduler& scheduler = replica_.scheduler();
-  if (result_) scheduler.commit(*result_, orders.stop);
-  result_.reset();
+  if (result) scheduler.commit(*result, orders.stop);
   for (const SequenceId id : orders.cancel) scheduler.cancel(id);
   for (scheduler::Request& request : orders.admitted) {
     const auto refused = scheduler.add(std::move(request));
     NS_CHECK(!refused, "the leader's scheduler took a request that this one refuses: {}", *refused);
   }
   if (orders.closed) scheduler.close();
-}
-
-std::optional<StepResult> Follower::step() {
-  const BatchPlan& plan = replica_.plan();
-  if (plan.empty()) return std::nullopt;
-  return replica_.execute(plan);
 }
 
 void Follower::working(bool yes) const {

@@ -18,13 +18,11 @@ class Follower {
   void run();  // until the leader says that it ends
 
  private:
-  void obey(Orders&& orders);
-  std::optional<StepResult> step();
+  void obey(Orders&& orders, const std::optional<StepResult>& result);
   void working(bool yes) const;
 
   Replica& replica_;
   Heartbeat* heartbeat_;
-  std::optional<StepResult> result_;  // of the step not yet committed
 };
 
 }  // namespace nightshift::runtime

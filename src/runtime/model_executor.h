@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <optional>
 
 #include "core/trace.h"
@@ -32,9 +33,14 @@ class ModelExecutor final : public scheduler::Executor {
   parallel::ShiftPolicy& policy_;
   RunCounters* counters_;
   TraceLog* trace_;
-  std::optional<parallel::Layout> last_;  // layout of the step submitted last
-  int tokens_ = 0;                        // its query tokens
-  Clock::time_point submitted_;
+  struct Submitted {
+    parallel::Layout layout;
+    int tokens;  // query tokens
+    Clock::time_point at;
+  };
+  std::deque<Submitted> in_flight_;
+  std::optional<parallel::Layout> last_;  // of the step submitted last
+  Clock::time_point collected_;           // the last one
 };
 
 }  // namespace nightshift::runtime

@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/text.h"
+#include "kernels/gpu.h"
 #include "runtime/calibrate.h"
 #include "runtime/desk.h"
 #include "runtime/follower.h"
@@ -40,14 +41,40 @@ parallel::Degrees legal_degrees(const Job& job, const ModelShape& shape) {
   return degrees;
 }
 
+// Every rank sees its own GPU as the first one; several may see the same.
+GpuMemory shared_gpu(const parallel::Communicator& world) {
+  const kernels::GpuFacts facts = kernels::gpu_facts(0);  // before anyone takes of it
+  const std::string own = parallel::Communicator::host_name() + " " + facts.identity;
+  std::string all;
+  for (const std::string& one : world.gather(own)) all += one + "\n";
+  world.broadcast(all);
+  GpuMemory gpu{.ranks = 0, .free = facts.free_bytes};
+  for (std::size_t at = all.find(own + "\n"); at != std::string::npos; at = all.find(own + "\n", at + 1))
+    ++gpu.ranks;
+  return gpu;
+}
+
 // The ranks of a replica plan alike, so they count with the same pool.
 model::StepLimits agreed_limits(const Job& job, const model::ModelConfig& config,
-                                const parallel::Degrees& degrees, const parallel::Communicator& world) {
+                                const parallel::Degrees& degrees, const parallel::Communicator& world,
+                                bool gpu) {
   const std::uint64_t memory = available_memory();
+  model::StepLimits limits = gpu ? gpu_step_limits(job, config, degrees, shared_gpu(world))
+                                 : step_limits(job, config, degrees, world.host_size(), memory);
   world.barrier();  // before anyone takes of it
-  model::StepLimits limits = step_limits(job, config, degrees, world.host_size(), memory);
   limits.kv_blocks = world.min(limits.kv_blocks);
   return limits;
+}
+
+// auto: GPUs where every rank has one.
+bool computes_on_gpu(const Job& job, const parallel::Communicator& world) {
+  if (!may_use_gpus(job)) return false;
+  const bool here = kernels::gpu_count() > 0;
+  if (needs_gpus(job) && !here)
+    throw Error(fmt::format("the job asks for GPUs, but host {} has none to offer: {}",
+                            parallel::Communicator::host_name(), kernels::why_no_gpu()),
+                "run.device = \"cpu\" runs without one");
+  return world.min(here ? 1 : 0) == 1;
 }
 
 // Everything a rank holds, opened in the order in which it stands here and closed the other way round.
@@ -64,7 +91,8 @@ class Rank {
         mesh_(world, legal_degrees(start_.job, files_.config.shape)),
         leaders_(world.split(mesh_.leads() ? 0 : 1, world.rank())),
         desk_(mesh_.leads() ? std::make_unique<Desk>(session, start_, leaders_, world.size()) : nullptr),
-        limits_(agreed_limits(start_.job, files_.config, mesh_.degrees(), world)),
+        gpu_(computes_on_gpu(start_.job, world)),
+        limits_(agreed_limits(start_.job, files_.config, mesh_.degrees(), world, gpu_)),
         model_(load_model()),
         calibration_(measure_layouts()),
         policy_(start_.job.parallel.shift, mesh_.degrees(), calibration_) {
@@ -103,6 +131,8 @@ class Rank {
     options.limits = limits_;
     options.tokenizer_size = tokenizer_size();
     options.kernels = start_.job.run.kernels;
+    options.gpu = gpu_;
+    options.strict = strict_numerics(start_.job);
     options.mesh = &mesh_;
     options.on_layer = [this] { heartbeat_.beat(); };
     const Clock::time_point begin = Clock::now();
@@ -138,7 +168,7 @@ class Rank {
       if (sets[rank] == sets[0]) continue;
       throw BadInput(fmt::format("rank 0 computes with {} kernels, rank {} with {}: the nodes differ",
                                  sets[0], rank, sets[rank]),
-                     "name a set that every node has, e.g. run.kernels = \"portable\"");
+                     "name what every node has, e.g. run.device = \"cpu\" and run.kernels = \"portable\"");
     }
   }
 
@@ -146,7 +176,7 @@ class Rank {
     const Job& job = start_.job;
     scheduler::Options options;
     options.token_budget = static_cast<int>(job.schedule.token_budget.value_or(limits_.max_query_tokens));
-    options.max_sequences = static_cast<int>(job.schedule.max_sequences);
+    options.max_sequences = limits_.max_sampled_rows;
     options.kv_blocks = capacity.kv_blocks;
     options.max_context = static_cast<int>(limits_.max_context);
     options.prefix_cache = job.schedule.prefix_cache;
@@ -216,7 +246,7 @@ class Rank {
     run.calibration = calibration_ ? calibration_->to_json() : "";
     run.reduction_shards = kReductionShards;
     run.kernel_set = model_->kernels();
-    run.numerics = "strict";
+    run.numerics = gpu_ && !strict_numerics(start_.job) ? "fast" : "strict";
     write_record(session_, world_, counters_, stopped_by_, std::move(run));
   }
 
@@ -235,6 +265,7 @@ class Rank {
   parallel::DeviceMesh mesh_;
   parallel::Communicator leaders_;  // of the replicas; the followers have one of their own, without use
   std::unique_ptr<Desk> desk_;      // null on followers
+  bool gpu_;
   model::StepLimits limits_;
   std::unique_ptr<model::Model> model_;
   std::optional<parallel::Calibration> calibration_;

@@ -4,7 +4,9 @@
 // one message of a step.
 #pragma once
 
+#include <deque>
 #include <functional>
+#include <optional>
 
 #include "parallel/parallel.h"
 #include "runtime/job/session.h"
@@ -36,8 +38,15 @@ class Replica {
   void send(const Orders& orders) const;  // leader; free where nobody follows
   Orders receive() const;                 // followers: waits for the leader
 
-  const BatchPlan& plan();                    // see Scheduler::plan
-  StepResult execute(const BatchPlan& plan);  // to the end of the step
+  // Plans the next step and submits it, unless it is empty: then nothing can run before another event. Calls
+  // `before` in between.
+  const BatchPlan& advance(const std::function<void(const BatchPlan&)>& before = {});
+  // The result of the oldest step in flight, where it is due: as many are in flight as the executor holds, or
+  // no other can be planned without it. So step n + 1 is planned while step n runs, and every rank of the
+  // replica finds the same steps due.
+  std::optional<StepResult> collect_due();
+  StepResult collect();  // of the oldest one, due or not
+  int in_flight() const { return scheduler_.in_flight(); }
 
  private:
   const parallel::Communicator& ranks_;
@@ -46,6 +55,9 @@ class Replica {
   RunCounters& counters_;
   std::function<double()> clock_;
   TraceLog* trace_;
+  std::deque<double> submitted_;  // when, of the steps in flight
+  double collected_ = 0.0;        // when, of the last one
+  bool stalled_ = false;          // the last plan was empty
 };
 
 }  // namespace nightshift::runtime

@@ -45,7 +45,7 @@ TEST_F(ConfigTest, MinimalJobGetsDefaultsAndPathsBesideTheFile) {
   EXPECT_EQ(job.model.path, dir_ / "m");
   EXPECT_EQ(job.journal_dir(), dir_ / "out.h5.journal");
   EXPECT_FALSE(job.schedule.token_budget.has_value());
-  EXPECT_EQ(job.schedule.max_sequences, 256);
+  EXPECT_FALSE(job.schedule.max_sequences);
   EXPECT_EQ(job.sampling.max_tokens, 256);
 }
 

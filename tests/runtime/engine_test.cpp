@@ -14,7 +14,7 @@
 namespace nightshift::runtime {
 namespace {
 
-class EngineTest : public ::testing::Test {
+class EngineTest : public ::testing::TestWithParam<int> {  // steps in flight at once
  protected:
   void write_prompts(const std::vector<std::string>& bodies) { work_.write_prompts(bodies); }
   std::vector<io::ResultRecord> records() const { return work_.records(); }
@@ -24,6 +24,7 @@ class EngineTest : public ::testing::Test {
     counters_ = RunCounters();
     scheduler::Options options = small_options();
     options.max_context = max_context;
+    options.pipeline_depth = GetParam();
     return lead(work_, world_, world_, executor, options, counters_, std::move(tick), checkpoint_seconds);
   }
 
@@ -32,7 +33,7 @@ class EngineTest : public ::testing::Test {
   RunCounters counters_;
 };
 
-TEST_F(EngineTest, EveryPromptIsAnsweredOnce) {
+TEST_P(EngineTest, EveryPromptIsAnsweredOnce) {
   write_prompts(std::vector<std::string>(50, R"({"prompt":"hello","model":"m"})"));
   AlphabetExecutor executor(5);
   EXPECT_TRUE(run(executor));
@@ -52,7 +53,7 @@ TEST_F(EngineTest, EveryPromptIsAnsweredOnce) {
   EXPECT_EQ(counters_.inter_token.count(), 250u);
 }
 
-TEST_F(EngineTest, StopStringsCutTheTextAndLengthsEndIt) {
+TEST_P(EngineTest, StopStringsCutTheTextAndLengthsEndIt) {
   write_prompts({R"({"prompt":"x","stop":["CD"]})", R"({"prompt":"x","stop":["CD"],"min_tokens":5})",
                  R"({"prompt":"x","max_tokens":3})", R"({"prompt":"x","stop":["EZ","zz"]})"});
   AlphabetExecutor executor(6);
@@ -69,7 +70,7 @@ TEST_F(EngineTest, StopStringsCutTheTextAndLengthsEndIt) {
 }
 
 // 67 is "C", an ordinary word that ends these answers. It stays among the tokens.
-TEST_F(EngineTest, AWordThatEndsAnAnswerIsNoPartOfItsText) {
+TEST_P(EngineTest, AWordThatEndsAnAnswerIsNoPartOfItsText) {
   write_prompts({R"({"prompt":"x","stop_token_ids":[67]})",
                  R"({"prompt":"x","stop_token_ids":[67],"stop":["zz"]})",
                  R"({"prompt":"x","stop_token_ids":[67],"stop":["B"]})"});
@@ -83,7 +84,7 @@ TEST_F(EngineTest, AWordThatEndsAnAnswerIsNoPartOfItsText) {
   EXPECT_EQ(rows[2].text, "A");
 }
 
-TEST_F(EngineTest, SeveralSamplesAndLogprobs) {
+TEST_P(EngineTest, SeveralSamplesAndLogprobs) {
   write_prompts({R"({"prompt":"x","n":3,"logprobs":2})"});
   AlphabetExecutor executor(2);
   EXPECT_TRUE(run(executor));
@@ -98,7 +99,7 @@ TEST_F(EngineTest, SeveralSamplesAndLogprobs) {
   }
 }
 
-TEST_F(EngineTest, BadPromptsBecomeFailedRowsAndTheOthersGoOn) {
+TEST_P(EngineTest, BadPromptsBecomeFailedRowsAndTheOthersGoOn) {
   write_prompts({R"({"prompt":"x"})", R"({"prompt":"x","temperature":-1})",
                  "{\"prompt\":\"" + std::string(900, 'y') + "\"}", R"({"prompt":"x"})"});
   AlphabetExecutor executor(2);
@@ -114,7 +115,7 @@ TEST_F(EngineTest, BadPromptsBecomeFailedRowsAndTheOthersGoOn) {
   EXPECT_EQ(counters_.prompts_failed, 2u);
 }
 
-TEST_F(EngineTest, TemplateVariablesOfARowReachItsTemplate) {
+TEST_P(EngineTest, TemplateVariablesOfARowReachItsTemplate) {
   std::ofstream(work_.dir() / "chat.jinja") << "{{ messages[0].content }}{% if loud %}!!!{% endif %}";
   const auto tokenizer = tokenizer::Tokenizer::load(kModel);
   const auto chat = tokenizer::ChatTemplate::load(kModel, (work_.dir() / "chat.jinja").string(), 0);
@@ -132,7 +133,7 @@ TEST_F(EngineTest, TemplateVariablesOfARowReachItsTemplate) {
 }
 
 // What a template stumbles over is a matter of its row, also when it is a library that complains.
-TEST_F(EngineTest, AMessageThatNoTemplateTakesFailsItsRow) {
+TEST_P(EngineTest, AMessageThatNoTemplateTakesFailsItsRow) {
   io::Prompt broken;
   broken.form = io::PromptForm::messages;
   broken.text = R"([{"role":"user","content":[{"type":"text","text":5}]}])";
@@ -144,7 +145,7 @@ TEST_F(EngineTest, AMessageThatNoTemplateTakesFailsItsRow) {
   EXPECT_EQ(prepared.error.rfind("bad_template: ", 0), 0u) << prepared.error;
 }
 
-TEST_F(EngineTest, LogitsThatAreNotNumbersFailTheirRowAlone) {
+TEST_P(EngineTest, LogitsThatAreNotNumbersFailTheirRowAlone) {
   write_prompts({R"({"prompt":"x","seed":1})", R"({"prompt":"x","seed":2})"});
   AlphabetExecutor executor(2);
   executor.broken_key = model::random_key(0, 2, 0, 0);
@@ -156,7 +157,7 @@ TEST_F(EngineTest, LogitsThatAreNotNumbersFailTheirRowAlone) {
   EXPECT_TRUE(rows[1].tokens.empty());
 }
 
-TEST_F(EngineTest, AStoppedJobContinuesWhereItWas) {
+TEST_P(EngineTest, AStoppedJobContinuesWhereItWas) {
   write_prompts(std::vector<std::string>(40, R"({"prompt":"hello","n":2})"));
   AlphabetExecutor executor(5);
   int ticks = 0;
@@ -186,7 +187,7 @@ void expect_same_answers(const std::vector<io::ResultRecord>& expected,
         << "row " << expected[i].row << ": " << expected[i].text << " / " << actual[i].text;
 }
 
-TEST_F(EngineTest, AStopInMidSequenceLosesNoToken) {
+TEST_P(EngineTest, AStopInMidSequenceLosesNoToken) {
   write_prompts(kAllKinds);
   AlphabetExecutor executor(18);
   EXPECT_TRUE(run(executor));
@@ -212,7 +213,7 @@ TEST_F(EngineTest, AStopInMidSequenceLosesNoToken) {
   }
 }
 
-TEST_F(EngineTest, ACrashLosesNoMoreThanTheLastCheckpointLacks) {
+TEST_P(EngineTest, ACrashLosesNoMoreThanTheLastCheckpointLacks) {
   write_prompts(kAllKinds);
   AlphabetExecutor executor(18);
   EXPECT_TRUE(run(executor));
@@ -224,11 +225,12 @@ TEST_F(EngineTest, ACrashLosesNoMoreThanTheLastCheckpointLacks) {
     if (counters_.output_tokens >= 30) throw Error("crash");
     return true;
   };
-  EXPECT_THROW(run(executor, 512, crash), Error);
+  AlphabetExecutor crashed(18), crashed_again(18);
+  EXPECT_THROW(run(crashed, 512, crash), Error);
   EXPECT_EQ(counters_.checkpoints, 0u) << "none asked for";
   EXPECT_TRUE(io::JournalIndex(work_.journal(), 7).checkpoints().size() == 0);
 
-  EXPECT_THROW(run(executor, 512, crash, 1e-6), Error);  // a checkpoint at every pass of the loop
+  EXPECT_THROW(run(crashed_again, 512, crash, 1e-6), Error);  // a checkpoint at every pass of the loop
   EXPECT_GT(counters_.checkpoints, 3u);
   const std::uint64_t saved = counters_.checkpoint_tokens;
   EXPECT_TRUE(run(executor));
@@ -239,7 +241,7 @@ TEST_F(EngineTest, ACrashLosesNoMoreThanTheLastCheckpointLacks) {
 }
 
 // Checksums cannot tell what another program has written; a row must not fail for good because of it.
-TEST_F(EngineTest, WhatDoesNotFitIsNotTakenUp) {
+TEST_P(EngineTest, WhatDoesNotFitIsNotTakenUp) {
   write_prompts(std::vector<std::string>(4, R"({"prompt":"x","max_tokens":8})"));
   {
     io::ResultJournal journal(work_.journal(), 0, 7);
@@ -278,7 +280,7 @@ TEST(StopTimeTest, LeavesTheMarginButNeverMoreThanHalfOfWhatIsLeft) {
   EXPECT_TRUE(soon.reached());
 }
 
-TEST_F(EngineTest, AnEmptyInputIsDoneAtOnce) {
+TEST_P(EngineTest, AnEmptyInputIsDoneAtOnce) {
   write_prompts({R"({"prompt":"x"})"});
   AlphabetExecutor executor(1);
   EXPECT_TRUE(run(executor));
@@ -286,6 +288,17 @@ TEST_F(EngineTest, AnEmptyInputIsDoneAtOnce) {
   EXPECT_TRUE(run(executor));  // all committed: no step at all
   EXPECT_EQ(executor.steps, steps);
 }
+
+TEST_P(EngineTest, AsManyStepsAreInFlightAsMayBe) {
+  write_prompts(std::vector<std::string>(10, R"({"prompt":"x","max_tokens":8})"));
+  AlphabetExecutor executor(18, GetParam());
+  EXPECT_TRUE(run(executor));
+  EXPECT_EQ(executor.most_in_flight, GetParam());
+  EXPECT_EQ(records().size(), 10u);
+  EXPECT_EQ(counters_.output_tokens, 80u);
+}
+
+INSTANTIATE_TEST_SUITE_P(InFlight, EngineTest, ::testing::Values(1, 2));
 
 }  // namespace
 }  // namespace nightshift::runtime

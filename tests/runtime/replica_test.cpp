@@ -123,8 +123,13 @@ void expect_same_plans(const Team& team, const WatchedExecutor& executor) {
   for (const std::string& one : all) EXPECT_EQ(one, all.front());
 }
 
-class ReplicaTest : public ::testing::Test {
+class ReplicaTest : public ::testing::TestWithParam<int> {  // steps in flight at once
  protected:
+  static scheduler::Options few_options() {
+    scheduler::Options options = small_options();
+    options.pipeline_depth = GetParam();
+    return options;
+  }
   // One replica of all ranks.
   bool run(
       const Team& team, const Workplace& work, WatchedExecutor& executor, const scheduler::Options& options,
@@ -138,11 +143,11 @@ class ReplicaTest : public ::testing::Test {
   RunCounters counters_;
 };
 
-TEST_F(ReplicaTest, AllRanksPlanTheSameSteps) {
+TEST_P(ReplicaTest, AllRanksPlanTheSameSteps) {
   const Team team(Communicator::world().size());
   const Workplace work("replica", team.world);
   work.write_prompts(odd_prompts(60));
-  scheduler::Options options = small_options();
+  scheduler::Options options = few_options();
   options.max_sequences = 8;
   options.kv_blocks = 12;  // preempts
   WatchedExecutor executor;
@@ -170,11 +175,11 @@ TEST_F(ReplicaTest, AllRanksPlanTheSameSteps) {
   }
 }
 
-TEST_F(ReplicaTest, AnswersAreThoseOfOneRank) {
+TEST_P(ReplicaTest, AnswersAreThoseOfOneRank) {
   const Team team(Communicator::world().size());
   const Workplace work("replica", team.world);
   work.write_prompts(odd_prompts(40));
-  const scheduler::Options options = small_options();
+  const scheduler::Options options = few_options();
   WatchedExecutor executor;
   run(team, work, executor, options);
   if (!team.leads()) return;
@@ -194,66 +199,65 @@ TEST_F(ReplicaTest, AnswersAreThoseOfOneRank) {
   }
 }
 
-TEST_F(ReplicaTest, AStopEndsFollowersToo) {
+TEST_P(ReplicaTest, AStopEndsFollowersToo) {
   const Team team(Communicator::world().size());
   const Workplace work("replica", team.world);
   work.write_prompts(odd_prompts(60));
   WatchedExecutor executor;
   int ticks = 0;
-  const bool complete = run(team, work, executor, small_options(), [&ticks] { return ++ticks < 30; });
+  const bool complete = run(team, work, executor, few_options(), [&ticks] { return ++ticks < 30; });
   EXPECT_EQ(complete, !team.leads());
   expect_same_plans(team, executor);
 }
 
-TEST_F(ReplicaTest, AnEmptyInputEndsFollowersToo) {
+TEST_P(ReplicaTest, AnEmptyInputEndsFollowersToo) {
   const Team team(Communicator::world().size());
   const Workplace work("replica", team.world);
   work.write_prompts({R"({"prompt":"x"})"});
   WatchedExecutor first, second;
-  EXPECT_TRUE(run(team, work, first, small_options()));
-  EXPECT_TRUE(run(team, work, second, small_options()));  // all committed
+  EXPECT_TRUE(run(team, work, first, few_options()));
+  EXPECT_TRUE(run(team, work, second, few_options()));  // all committed
   EXPECT_EQ(second.steps, 0);
 }
 
 // What the engine does not order today: a request ends where it stands.
-TEST_F(ReplicaTest, CancelledRequestsEndEverywhere) {
+TEST_P(ReplicaTest, CancelledRequestsEndEverywhere) {
   const Team team(Communicator::world().size());
   WatchedExecutor executor;
   if (!team.leads()) {
-    follow(team.replica, executor, small_options(), counters_);
+    follow(team.replica, executor, few_options(), counters_);
     return expect_same_plans(team, executor);
   }
-  scheduler::Scheduler scheduler(small_options());
+  scheduler::Scheduler scheduler(few_options());
   Replica replica(team.replica, scheduler, executor, counters_, [] { return 0.0; });
-  std::optional<StepResult> result;
   for (SequenceId step = 1; step <= 30; ++step) {
     Orders orders;
-    if (result) scheduler.commit(*result);
+    if (const auto result = replica.collect_due()) scheduler.commit(*result);
     if (step % 3 == 0 && scheduler.cancel(step / 3)) orders.cancel = {step / 3};
     orders.admitted.push_back({step, std::vector<TokenId>(step * 3, 70), {}, step << 9, {}});
     ASSERT_FALSE(scheduler.add(scheduler::Request(orders.admitted[0])));
     orders.end = step == 30;
     replica.send(orders);
-    if (!orders.end) result = replica.execute(replica.plan());
+    if (!orders.end) replica.advance();
   }
   expect_same_plans(team, executor);
 }
 
 // Followers wait, however long their leader has nothing to say.
-TEST_F(ReplicaTest, ASilentLeaderIsWaitedFor) {
+TEST_P(ReplicaTest, ASilentLeaderIsWaitedFor) {
   const Team team(Communicator::world().size());
   const Workplace work("replica", team.world);
   work.write_prompts(odd_prompts(12));
   WatchedExecutor executor;
   int ticks = 0;
-  EXPECT_TRUE(run(team, work, executor, small_options(), [&ticks] {
+  EXPECT_TRUE(run(team, work, executor, few_options(), [&ticks] {
     if (++ticks % 5 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
     return true;
   }));
   expect_same_plans(team, executor);
 }
 
-TEST_F(ReplicaTest, ReplicasShareTheQueueAndAnswerEverythingOnce) {
+TEST_P(ReplicaTest, ReplicasShareTheQueueAndAnswerEverythingOnce) {
   const int ranks = Communicator::world().size();
   const Team team(std::max(1, ranks / 2));
   const Workplace work("replica", team.world);
@@ -261,12 +265,12 @@ TEST_F(ReplicaTest, ReplicasShareTheQueueAndAnswerEverythingOnce) {
   WatchedExecutor executor;
   if (team.leads()) {
     EXPECT_TRUE(
-        lead(work, team.leaders, team.replica, executor, small_options(), counters_, [] { return true; }));
+        lead(work, team.leaders, team.replica, executor, few_options(), counters_, [] { return true; }));
     if (ranks > 1) {
       EXPECT_GT(counters_.prompts_done, 15u);  // neither replica takes it all
     }
   } else {
-    follow(team.replica, executor, small_options(), counters_);
+    follow(team.replica, executor, few_options(), counters_);
   }
   expect_same_plans(team, executor);
   const double done = team.world.sum(static_cast<double>(counters_.prompts_done + counters_.prompts_failed));
@@ -274,6 +278,8 @@ TEST_F(ReplicaTest, ReplicasShareTheQueueAndAnswerEverythingOnce) {
   EXPECT_EQ(static_cast<double>(work.records().size()), done);
   EXPECT_EQ(io::JournalIndex(work.journal(), 7).health().duplicates, 0u);
 }
+
+INSTANTIATE_TEST_SUITE_P(InFlight, ReplicaTest, ::testing::Values(1, 2));
 
 }  // namespace
 }  // namespace nightshift::runtime

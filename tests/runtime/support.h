@@ -5,6 +5,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <utility>
@@ -22,18 +24,25 @@ constexpr TokenId kEnd = 323;  // <|end|> of the tiny model
 // them.
 class AlphabetExecutor : public scheduler::Executor {
  public:
-  explicit AlphabetExecutor(int length) : length_(length) {}
-  scheduler::Capacity capacity() const override { return {4096, 1024, 64, 1, true}; }
+  explicit AlphabetExecutor(int length, int depth = 1) : length_(length), depth_(depth) {}
+  scheduler::Capacity capacity() const override { return {4096, 1024, 64, depth_, true}; }
   void submit(const BatchPlan& plan) override {
-    result_ = StepResult{plan.step, {}, 0.0};
+    StepResult result{plan.step, {}, 0.0};
     for (const PlannedSequence& s : plan.sequences) {
-      if (s.samples) result_.tokens.push_back(sample(s));
+      if (s.samples) result.tokens.push_back(sample(s));
     }
+    results_.push_back(std::move(result));
+    most_in_flight = std::max(most_in_flight, static_cast<int>(results_.size()));
     ++steps;
   }
-  StepResult collect() override { return std::move(result_); }
+  StepResult collect() override {
+    StepResult result = std::move(results_.front());
+    results_.pop_front();
+    return result;
+  }
 
   int steps = 0;
+  int most_in_flight = 0;
   std::uint64_t broken_key = 0;  // the sequence with this key has logits that are not numbers
 
  protected:
@@ -50,7 +59,8 @@ class AlphabetExecutor : public scheduler::Executor {
     return token;
   }
   int length_;
-  StepResult result_;
+  int depth_;
+  std::deque<StepResult> results_;
 };
 
 // A folder for one test. It goes when its owner does.

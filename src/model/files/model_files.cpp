@@ -144,6 +144,21 @@ MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits,
           .step_buffers = step_bytes(config.shape, limits, degrees)};
 }
 
+MemoryNeed gpu_bytes_needed(const ModelConfig& config, const StepLimits& limits,
+                            const parallel::Degrees& degrees) {
+  constexpr std::int64_t kLibraries = std::int64_t{768} << 20;  // cuBLASLt, graphs, staging
+  constexpr std::int64_t kExchanges = std::int64_t{512} << 20;  // NCCL's channels
+  const ModelShape& s = config.shape;
+  const std::int64_t rows = limits.max_query_tokens;
+  // Sums of reduction shards, or gates and ups before they meet, fp32: no two at once.
+  const std::int64_t scratch =
+      4 * rows * std::max<std::int64_t>(kReductionShards * s.hidden, 2LL * s.intermediate / degrees.tensor);
+  MemoryNeed need = bytes_needed(config, limits, degrees);
+  need.weights = need.weights / degrees.tensor + 64LL * s.hidden * s.layers;  // norms stand on every rank
+  need.step_buffers += scratch + kLibraries + (degrees.ranks() > 1 ? kExchanges : 0);
+  return need;
+}
+
 ModelFiles open_model_files(const std::filesystem::path& directory) {
   ModelFiles files;
   files.directory = directory;

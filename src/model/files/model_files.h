@@ -39,6 +39,10 @@ struct MemoryNeed {
 // within it.
 MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits,
                         const parallel::Degrees& degrees = {});
+// The same of one rank on a GPU: its part of the weights in the base layout (the shift layout's lies within),
+// and in step_buffers also what kernels and libraries need for themselves.
+MemoryNeed gpu_bytes_needed(const ModelConfig& config, const StepLimits& limits,
+                            const parallel::Degrees& degrees = {});
 // K and V of kKvBlockTokens tokens, all layers, of the heads that one rank holds.
 std::int64_t kv_block_bytes(const ModelShape& shape, const parallel::Degrees& degrees = {});
 

@@ -14,9 +14,10 @@ namespace {
 constexpr std::int64_t kMostRanks = 1'000'000;
 
 // Devices or sockets, as far as this process may use them.
-int default_ranks(const Machine& machine) {
+int default_ranks(const Job& job, const Machine& machine) {
   const int nodes = machine.slurm ? machine.slurm->nodes : 1;
-  return nodes * std::max(1, machine.gpus > 0 ? machine.gpus : machine.sockets);
+  const int gpus = may_use_gpus(job) ? machine.gpus : 0;
+  return nodes * std::max(1, gpus > 0 ? gpus : machine.sockets);
 }
 
 std::string shape_of(const parallel::Degrees& degrees) {
@@ -46,7 +47,7 @@ int replicas_of(const Job& job, int ranks, const parallel::Degrees& degrees, con
   if (ranks > 0) return whole_replicas(ranks, degrees, "--ranks");
   if (machine.slurm && machine.slurm->tasks)
     return whole_replicas(*machine.slurm->tasks, degrees, "SLURM_NTASKS =");
-  return std::max(1, default_ranks(machine) / degrees.ranks());
+  return std::max(1, default_ranks(job, machine) / degrees.ranks());
 }
 
 // Ranks on each node: as Slurm has laid its tasks out, when these are the ranks; else consecutive ranks in
@@ -167,6 +168,24 @@ LaunchCommand srun_command(const Geometry& geometry, const Machine& machine) {
 
 }  // namespace
 
+namespace {
+bool names_gpu_kernels(const Job& job) {
+  return job.run.kernels == "cuda" || job.run.kernels == "cuda_fast";
+}
+}  // namespace
+
+bool needs_gpus(const Job& job) {
+  return job.run.device == "cuda" || names_gpu_kernels(job);
+}
+
+bool may_use_gpus(const Job& job) {
+  return needs_gpus(job) || (job.run.device == "auto" && job.run.kernels == "auto");
+}
+
+bool strict_numerics(const Job& job) {
+  return names_gpu_kernels(job) ? job.run.kernels == "cuda" : job.run.numerics != "fast";
+}
+
 parallel::Degrees degrees_of(const Job& job) {
   const std::int64_t sequence = job.parallel.sequence.value_or(1), tensor = job.parallel.tensor.value_or(1);
   if (sequence * tensor * job.parallel.replicas.value_or(1) > kMostRanks)
@@ -185,13 +204,24 @@ std::string Geometry::text() const {
                      shape_of(degrees));
 }
 
+void check_device(const Job& job, const Machine& machine) {
+  const bool gpu_kernels = names_gpu_kernels(job);
+  if (job.run.device != "auto" && job.run.kernels != "auto" && gpu_kernels != (job.run.device == "cuda"))
+    throw BadInput(
+        fmt::format("run.device = \"{}\", but \"{}\" kernels are for {}", job.run.device, job.run.kernels,
+                    gpu_kernels ? "GPUs" : "CPUs"),
+        "leave one of the two at \"auto\"; a job that has begun keeps its kernels until --restart");
+  if (needs_gpus(job) && machine.gpus == 0)
+    throw BadInput(
+        "the job asks for GPUs, but there is none that this build can use",
+        "nightshift --version shows what is compiled in; run.device = \"cpu\" runs here, a job that "
+        "has begun on GPUs with --restart only");
+}
+
 Geometry resolve_geometry(const Job& job, int ranks, const Machine& machine) {
   if (ranks < 0 || ranks > kMostRanks)
     throw BadInput(fmt::format("--ranks {}", ranks), "a positive number, or 0 for automatic");
-  if (job.run.device == "cuda" && machine.gpus == 0) {
-    throw BadInput("run.device = \"cuda\", but there is no GPU that this build can use",
-                   "nightshift --version shows what is compiled in; run.device = \"cpu\" runs here");
-  }
+  check_device(job, machine);
   Geometry g;
   g.degrees = degrees_of(job);
   g.replicas = replicas_of(job, ranks, g.degrees, machine);

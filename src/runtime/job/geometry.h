@@ -35,6 +35,10 @@ Machine probe_machine();
 // caches give way.
 std::uint64_t available_memory();
 
+bool may_use_gpus(const Job& job);     // the job leaves it to the machine, or asks for them
+bool needs_gpus(const Job& job);       // asks for them
+bool strict_numerics(const Job& job);  // of GPUs; CPUs are always strict
+
 // Ranks of a replica as the job names them; auto is 1.
 parallel::Degrees degrees_of(const Job& job);
 
@@ -49,6 +53,9 @@ struct Geometry {
   // "4 ranks = 2 replicas x (sequence 2 x tensor 1)"; "2 ranks" where a replica is a rank.
   std::string text() const;
 };
+
+// BadInput when the job asks for GPUs that the machine has not, or names device and kernels that contradict.
+void check_device(const Job& job, const Machine& machine);
 
 // `ranks`: what the command line asks for, 0 for nothing. Where nobody says how many, as many whole replicas
 // as there are devices for, at least one. BadInput when job, command line and this version contradict, or

@@ -9,8 +9,12 @@
 namespace nightshift::runtime {
 namespace {
 
-// Enough rows to fill the matrix units of a CPU, short enough steps.
-constexpr std::int64_t kTokenBudget = 512;
+// Of a step: enough rows to fill the matrix units, short enough steps. And the sequences that run at once.
+struct Widths {
+  std::int64_t token_budget, max_sequences;
+};
+constexpr Widths kCpu{512, 256}, kGpu{4096, 1024};
+constexpr double kGpuKvShare = 0.95;  // of what weights and buffers leave: memory comes in pages of 2 MiB
 constexpr std::int64_t kMostKvBytes = std::int64_t{64} << 30;
 
 std::string bytes_text(std::int64_t bytes) {
@@ -24,17 +28,18 @@ std::int64_t least_blocks(const model::StepLimits& limits) {
   const std::int64_t one = blocks_per_sequence(limits);
   return one + one / 50 + 2;  // and the scheduler's watermark
 }
-std::int64_t most_blocks(const model::StepLimits& limits, const Job& job) {
-  return std::max(least_blocks(limits), blocks_per_sequence(limits) * job.schedule.max_sequences + 2);
+std::int64_t most_blocks(const model::StepLimits& limits) {
+  return std::max(least_blocks(limits), blocks_per_sequence(limits) * limits.max_sampled_rows + 2);
 }
 
 // A step without its KV cache.
-model::StepLimits widths(const Job& job, const model::ModelConfig& config) {
+model::StepLimits widths(const Job& job, const model::ModelConfig& config, const Widths& usual) {
   model::StepLimits limits;
   limits.max_context = job.model.max_context.value_or(model::longest_context(config));
-  const std::int64_t budget = job.schedule.token_budget.value_or(kTokenBudget);
-  limits.max_query_tokens = static_cast<int>(std::max(budget, job.schedule.max_sequences));
-  limits.max_sampled_rows = static_cast<int>(job.schedule.max_sequences);
+  const std::int64_t budget = job.schedule.token_budget.value_or(usual.token_budget);
+  const std::int64_t sequences = job.schedule.max_sequences.value_or(usual.max_sequences);
+  limits.max_query_tokens = static_cast<int>(std::max(budget, sequences));
+  limits.max_sampled_rows = static_cast<int>(sequences);
   return limits;
 }
 
@@ -48,14 +53,14 @@ std::int64_t blocks_of_kv_memory(const Job& job, const model::StepLimits& limits
                                limits.max_context),
                    fmt::format("give at least {}, or lower model.max_context", bytes_text(least * block)));
   }
-  return std::min(blocks, most_blocks(limits, job));
+  return std::min(blocks, most_blocks(limits));
 }
 
 }  // namespace
 
 model::StepLimits least_limits(const Job& job, const model::ModelConfig& config,
-                               const parallel::Degrees& degrees) {
-  model::StepLimits limits = widths(job, config);
+                               const parallel::Degrees& degrees, bool gpu) {
+  model::StepLimits limits = widths(job, config, gpu ? kGpu : kCpu);
   const std::int64_t block = model::kv_block_bytes(config.shape, degrees);
   limits.kv_blocks = job.schedule.kv_memory ? blocks_of_kv_memory(job, limits, block) : least_blocks(limits);
   return limits;
@@ -71,7 +76,30 @@ model::StepLimits step_limits(const Job& job, const model::ModelConfig& config,
       (static_cast<std::int64_t>(available_memory) - need.weights) / ranks_here - need.step_buffers;
   const std::int64_t affordable =
       std::min(share / 2, kMostKvBytes) / model::kv_block_bytes(config.shape, degrees);
-  limits.kv_blocks = std::clamp(affordable, limits.kv_blocks, most_blocks(limits, job));
+  limits.kv_blocks = std::clamp(affordable, limits.kv_blocks, most_blocks(limits));
+  return limits;
+}
+
+model::StepLimits gpu_step_limits(const Job& job, const model::ModelConfig& config,
+                                  const parallel::Degrees& degrees, const GpuMemory& gpu) {
+  model::StepLimits limits = least_limits(job, config, degrees, true);
+  const model::MemoryNeed need = model::gpu_bytes_needed(config, limits, degrees);
+  const std::int64_t share = static_cast<std::int64_t>(gpu.free) / gpu.ranks;
+  if (need.total() > share)
+    throw BadInput(
+        fmt::format(
+            "the GPU has {} free{}; a rank needs at least {}: {} of weights, {} of KV cache, {} of buffers",
+            bytes_text(static_cast<std::int64_t>(gpu.free)),
+            gpu.ranks == 1 ? "" : fmt::format(" for {} ranks", gpu.ranks), bytes_text(need.total()),
+            bytes_text(need.weights), bytes_text(need.kv_cache), bytes_text(need.step_buffers)),
+        "a larger parallel.tensor, a smaller model.max_context, schedule.token_budget, "
+        "schedule.max_sequences "
+        "or schedule.kv_memory");
+  if (job.schedule.kv_memory) return limits;
+  const auto left = static_cast<double>(share - need.weights - need.step_buffers);
+  const auto affordable =
+      static_cast<std::int64_t>(kGpuKvShare * left) / model::kv_block_bytes(config.shape, degrees);
+  limits.kv_blocks = std::clamp(affordable, limits.kv_blocks, most_blocks(limits));
   return limits;
 }
 

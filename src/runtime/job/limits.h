@@ -15,7 +15,7 @@ namespace nightshift::runtime {
 // The least that a job can run with: the KV cache of schedule.kv_memory, or what one sequence of
 // model.max_context needs. BadInput when kv_memory is less than that.
 model::StepLimits least_limits(const Job& job, const model::ModelConfig& config,
-                               const parallel::Degrees& degrees);
+                               const parallel::Degrees& degrees, bool gpu = false);
 
 // What a rank takes. `available_memory`: bytes free on its host before any of the `ranks_here` ranks there
 // has allocated its part. With schedule.kv_memory at auto, the KV cache takes half of a rank's share of what
@@ -25,6 +25,16 @@ model::StepLimits least_limits(const Job& job, const model::ModelConfig& config,
 model::StepLimits step_limits(const Job& job, const model::ModelConfig& config,
                               const parallel::Degrees& degrees, int ranks_here,
                               std::uint64_t available_memory);
+
+// A GPU before any of the `ranks` that compute on it has allocated anything.
+struct GpuMemory {
+  int ranks = 1;
+  std::uint64_t free = 0;  // bytes
+};
+// The same of a rank on a GPU: with schedule.kv_memory at auto, the KV cache takes nearly all that is left.
+// BadInput, with the sums, when weights, buffers and one longest sequence do not fit.
+model::StepLimits gpu_step_limits(const Job& job, const model::ModelConfig& config,
+                                  const parallel::Degrees& degrees, const GpuMemory& gpu);
 
 // "30.9 MiB: 4.9 MiB of weights once, 2.1 MiB of KV cache and 4.4 MiB of buffers for each of 4 ranks"
 std::string memory_text(const model::MemoryNeed& need, int ranks_here);

@@ -82,7 +82,7 @@ long reclaimable_memory(const fs::path& group) {
 }
 
 int visible_gpus() {
-  if (!compiled_with_cuda()) return 0;
+  if (!has_cuda_library()) return 0;
   if (const char* list = std::getenv("CUDA_VISIBLE_DEVICES")) {
     const std::string text = list;
     return text.empty() || text == "-1" ? 0 : static_cast<int>(std::count(text.begin(), text.end(), ',')) + 1;
@@ -168,7 +168,7 @@ Machine probe_machine() {
   machine.single_copy = may_copy_between_processes();
   machine.one_sided_chosen = std::getenv("OMPI_MCA_osc") != nullptr;
   machine.slurm = probe_slurm();
-  if (compiled_with_cuda() && machine.slurm && machine.slurm->gpus_on_node)
+  if (has_cuda_library() && machine.slurm && machine.slurm->gpus_on_node)
     machine.gpus = *machine.slurm->gpus_on_node;
   return machine;
 }
