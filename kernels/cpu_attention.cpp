@@ -133,7 +133,8 @@ void check_groups(const QkvLayout& layout) {
 
 }  // namespace
 
-std::unique_ptr<AttentionBatch> CpuBackend::prepare(std::span<const SequenceSlice> slices) {
+std::unique_ptr<AttentionBatch> CpuBackend::prepare(std::span<const SequenceSlice> slices,
+                                                    const AttentionLayers&) {
   return std::make_unique<CpuAttentionBatch>(slices);
 }
 

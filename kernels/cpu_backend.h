@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
   }
   Mark mark() override { return 0; }
   bool reached(Mark) override { return true; }
+  void run_repeatedly(std::uint64_t, const std::function<void()>& work) override { work(); }
   bool takes_head_dim(int head_dim) const override { return head_dim % 2 == 0 && head_dim <= kMaxHeadDim; }
   KvCache make_kv_cache(const KvShape& shape) override;
   std::size_t kv_block_bytes(const KvShape& shape) const override;
@@ -58,7 +59,8 @@ class CpuBackend final : public Backend {
   void copy(MatrixView<const bf16> x, MatrixView<bf16> y) override;
   void gather_rows(MatrixView<const float> x, const std::int32_t* rows, MatrixView<float> y) override;
 
-  std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices) override;
+  std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices,
+                                          const AttentionLayers& layers) override;
   void rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch,
             std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) override;
   void append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch,

@@ -24,6 +24,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -227,6 +228,14 @@ class AttentionBatch {
  public:
   virtual ~AttentionBatch() = default;
   virtual std::int64_t rows() const = 0;  // query tokens
+  // Batches of one key take the same launches, see Backend::run_repeatedly. 0: this one is alone.
+  virtual std::uint64_t replay_key() const { return 0; }
+};
+
+// What attention will be asked for, so that all of it can be made ready at once.
+struct AttentionLayers {
+  int group = 0;  // query heads a KV head
+  std::span<const int> windows;
 };
 
 struct AttentionShape {
@@ -302,6 +311,9 @@ class Backend {
   virtual void copy_to_host_later(void* host, const void* device, std::size_t bytes) = 0;
   virtual Mark mark() = 0;  // of all that was called so far
   virtual bool reached(Mark mark) = 0;
+  // Calls `work`, which calls operations alone, on buffers that stay where they are. A later call of the same
+  // key (not 0) may repeat what was started then, without calling `work`.
+  virtual void run_repeatedly(std::uint64_t key, const std::function<void()>& work) = 0;
   template <class T>
   Matrix<T> matrix(std::int64_t rows, std::int64_t cols, const char* label) {
     return {allocate(static_cast<std::size_t>(rows * cols) * sizeof(T), label), rows, cols};
@@ -360,7 +372,9 @@ class Backend {
                            MatrixView<float> y) = 0;  // y[i] = x[rows[i]]
 
   // --- attention ---
-  virtual std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices) = 0;
+  // One batch at a time: valid until the next call.
+  virtual std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices,
+                                                  const AttentionLayers& layers = {}) = 0;
   // Norms and rotates q and k of rows first_row .. of the batch, as many as qkv [m, >= (groups - 1) *
   // group_stride + width] has (bias added), and writes groups * m rows of `out` [groups * m, width] bf16,
   // group by group: what one owner gets lies together, ready to be sent.

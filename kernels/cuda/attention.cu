@@ -3,9 +3,9 @@
 #include "kernels/cuda/attention.cuh"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/batch.h"
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/runtime.h"
 #include "kernels/shape_check.h"
@@ -13,154 +13,12 @@
 namespace nightshift::kernels::cuda {
 namespace {
 
-constexpr int kPrefillWarps = 4;
 constexpr float kLog2e = 1.44269504088896341F;
-
-struct Slice {
-  std::int32_t first_row, tokens, start, first_block;
-  std::int32_t context() const { return start + tokens; }
-};
-
-// What the kernels of one (group, window) work through; kept for the layers that follow.
-struct WorkList {
-  int group = 0, window = -1;
-  std::vector<AttentionItem> wide;    // blocks of kPrefillWarps warps, all segments
-  std::vector<AttentionItem> narrow;  // one warp, one segment
-  std::vector<MergeItem> merges;
-  std::int32_t partials = 0;
-  Buffer device;  // wide, narrow, merges
-};
-
-Buffer device_memory(std::size_t bytes, const char* label) {
-  void* data = nullptr;
-  check(cudaMalloc(&data, bytes), label);
-  return {data, bytes, Device::cuda, label, [](void* memory, std::size_t) { cudaFree(memory); }};
-}
-
-class CudaAttentionBatch final : public AttentionBatch {
- public:
-  CudaAttentionBatch(std::span<const SequenceSlice> slices, cudaStream_t stream) : stream_(stream) {
-    for (const SequenceSlice& s : slices) add(s);
-    upload();
-  }
-
-  std::int64_t rows() const override { return static_cast<std::int64_t>(positions_.size()); }
-  int end_position() const { return end_position_; }
-  BlockId highest_block() const { return highest_block_; }
-  const std::int32_t* positions() const { return device_.as<std::int32_t>(); }
-  const BlockId* row_blocks() const { return positions() + positions_.size(); }
-  const BlockId* blocks() const { return row_blocks() + row_blocks_.size(); }
-
-  const WorkList& work(int group, int window) const {
-    for (const auto& list : lists_)
-      if (list->group == group && list->window == window) return *list;
-    lists_.push_back(make_work(group, window));
-    return *lists_.back();
-  }
-
- private:
-  void add(const SequenceSlice& s) {
-    const int end = s.start + s.num_tokens;
-    NS_CHECK(s.first_row == rows() && s.num_tokens > 0 && s.start >= 0,
-             "kernels::prepare: slice {} has rows from {} ({} tokens, start {}), expected rows from {}",
-             slices_.size(), s.first_row, s.num_tokens, s.start, rows());
-    NS_CHECK(static_cast<std::int64_t>(s.blocks.size()) * kKvBlockTokens >= end,
-             "kernels::prepare: slice {} ends at position {} but has {} KV blocks of {} tokens",
-             slices_.size(), end, s.blocks.size(), kKvBlockTokens);
-    slices_.push_back({static_cast<std::int32_t>(s.first_row), s.num_tokens, s.start,
-                       static_cast<std::int32_t>(blocks_.size())});
-    for (const BlockId block :
-         s.blocks.first(static_cast<std::size_t>(end + kKvBlockTokens - 1) / kKvBlockTokens)) {
-      NS_CHECK(block >= 0, "kernels::prepare: slice {} has KV block {}", slices_.size() - 1, block);
-      highest_block_ = std::max(highest_block_, block);
-      blocks_.push_back(block);
-    }
-    for (int position = s.start; position < end; ++position) {
-      positions_.push_back(position);
-      row_blocks_.push_back(s.blocks[static_cast<std::size_t>(position / kKvBlockTokens)]);
-    }
-    end_position_ = std::max(end_position_, end);
-  }
-
-  void upload() {
-    std::vector<std::int32_t> all(positions_);
-    all.insert(all.end(), row_blocks_.begin(), row_blocks_.end());
-    all.insert(all.end(), blocks_.begin(), blocks_.end());
-    if (all.empty()) return;
-    device_ = to_device(all.data(), all.size() * sizeof(std::int32_t), "kernels::batch");
-  }
-
-  Buffer to_device(const void* host, std::size_t bytes, const char* label) const {
-    Buffer buffer = device_memory(bytes, label);
-    check(cudaMemcpyAsync(buffer.data(), host, bytes, cudaMemcpyHostToDevice, stream_), label);
-    return buffer;
-  }
-
-  std::unique_ptr<WorkList> make_work(int group, int window) const {
-    auto list = std::make_unique<WorkList>();
-    list->group = group;
-    list->window = window;
-    for (const Slice& s : slices_) {
-      if (s.tokens * group <= kWarpRows) {
-        add_narrow(*list, s);
-      } else {
-        add_wide(*list, s);
-      }
-    }
-    // Dearest first, so that the last ones to be drawn are short.
-    std::stable_sort(list->wide.begin(), list->wide.end(),
-                     [&](const AttentionItem& a, const AttentionItem& b) {
-                       return a.start + (a.first + a.rows) / group > b.start + (b.first + b.rows) / group;
-                     });
-    std::vector<std::byte> bytes;
-    append(bytes, list->wide);
-    append(bytes, list->narrow);
-    append(bytes, list->merges);
-    if (!bytes.empty()) list->device = to_device(bytes.data(), bytes.size(), "kernels::attention_work");
-    return list;
-  }
-
-  template <class T>
-  static void append(std::vector<std::byte>& bytes, const std::vector<T>& items) {
-    const auto* first = reinterpret_cast<const std::byte*>(items.data());
-    bytes.insert(bytes.end(), first, first + items.size() * sizeof(T));
-  }
-
-  static void add_wide(WorkList& list, const Slice& s) {
-    const int all = s.tokens * list.group;
-    for (int first = 0; first < all; first += kPrefillWarps * kWarpRows) {
-      list.wide.push_back({s.first_row, s.start, s.context(), s.first_block, first,
-                           std::min(kPrefillWarps * kWarpRows, all - first), -1, -1});
-    }
-  }
-
-  // Few rows: a warp for each of their segments.
-  static void add_narrow(WorkList& list, const Slice& s) {
-    const int window = list.window;
-    const int first_key = window > 0 && s.start >= window ? s.start - window + 1 : 0;
-    const int begin = first_key / kSegmentTokens, end = (s.context() - 1) / kSegmentTokens + 1;
-    AttentionItem item{s.first_row, s.start, s.context(), s.first_block, 0, s.tokens * list.group, begin, -1};
-    if (end - begin > 1) list.merges.push_back({item, list.partials, end - begin});
-    for (item.segment = begin; item.segment < end; ++item.segment) {
-      if (end - begin > 1) item.partial = list.partials++;
-      list.narrow.push_back(item);
-    }
-  }
-
-  cudaStream_t stream_;
-  std::vector<Slice> slices_;
-  std::vector<std::int32_t> positions_;   // of each row
-  std::vector<std::int32_t> row_blocks_;  // the block of each row's position
-  std::vector<std::int32_t> blocks_;      // of the slices, one after the other
-  BlockId highest_block_ = -1;
-  int end_position_ = 0;
-  Buffer device_;  // positions, row_blocks, blocks
-  mutable std::vector<std::unique_ptr<WorkList>> lists_;
-};
 
 const CudaAttentionBatch& own(const char* operation, const AttentionBatch& batch) {
   const auto* ours = dynamic_cast<const CudaAttentionBatch*>(&batch);
   NS_CHECK(ours != nullptr, "kernels::{}: the batch was prepared by another backend", operation);
+  if (ours->rows() > 0) ours->check_current(operation);
   return *ours;
 }
 
@@ -180,25 +38,23 @@ void check_heads(const char* operation, const AttentionShape& shape, const CudaA
 template <int D>
 void run_attention(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
   const auto heads = static_cast<unsigned>(a.kv_heads);
-  const auto* wide = list.device.as<AttentionItem>();
-  const AttentionItem* narrow = wide + list.wide.size();
-  const auto* merges = reinterpret_cast<const MergeItem*>(narrow + list.narrow.size());
-  a.items = wide;
+  a.items = list.device_wide;
   launch("kernels::attention", attention_kernel<D, kPrefillWarps, true>,
          dim3(static_cast<unsigned>(list.wide.size()), heads), kPrefillWarps * kWarp,
          attention_shared_bytes(D, kPrefillWarps, true), stream, a);
-  a.items = narrow;
+  a.items = list.device_narrow;
   launch("kernels::attention", attention_kernel<D, 1, false>,
          dim3(static_cast<unsigned>(list.narrow.size()), heads), kWarp, attention_shared_bytes(D, 1, false),
          stream, a);
   launch("kernels::attention", merge_kernel<D>, dim3(static_cast<unsigned>(list.merges.size()), heads),
-         4 * kWarp, 0, stream, a, merges);
+         4 * kWarp, 0, stream, a, list.device_merges);
 }
 
 }  // namespace
 
-std::unique_ptr<AttentionBatch> CudaBackend::prepare(std::span<const SequenceSlice> slices) {
-  return std::make_unique<CudaAttentionBatch>(slices, stream_);
+std::unique_ptr<AttentionBatch> CudaBackend::prepare(std::span<const SequenceSlice> slices,
+                                                     const AttentionLayers& layers) {
+  return std::make_unique<CudaAttentionBatch>(slices, layers, *step_memory_);
 }
 
 void CudaBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch_,
@@ -284,8 +140,7 @@ void CudaBackend::attention(MatrixView<const bf16> q, const AttentionShape& shap
   const std::size_t slots =
       static_cast<std::size_t>(list.partials) * static_cast<std::size_t>(shape.kv_heads);
   const std::size_t sums = slots * kWarpRows * static_cast<std::size_t>(shape.head_dim);
-  a.partial_sums =
-      static_cast<float*>(scratch_.reserve((sums + slots * 2 * kWarpRows) * sizeof(float), stream_));
+  a.partial_sums = static_cast<float*>(scratch_->reserve((sums + slots * 2 * kWarpRows) * sizeof(float)));
   a.partial_scales = a.partial_sums + sums;
   switch (shape.head_dim) {
     case 16:

@@ -282,6 +282,7 @@ NS_KERNEL attention_kernel(AttentionArguments a) {
   auto* totals = reinterpret_cast<float*>(tiles + 2 * kStages * kTile);  // [16 kWarps, D]
 
   const AttentionItem item = a.items[blockIdx.x];
+  if (item.rows == 0) return;  // fills up a list
   const int kv_head = static_cast<int>(blockIdx.y);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int first = item.first + warp * kWarpRows;

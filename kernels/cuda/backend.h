@@ -13,7 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/graphs.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/scratch.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/kernels.h"
 
@@ -27,16 +29,6 @@ struct Parts;
 
 // The sizes of attention heads that kernels are built for.
 inline constexpr std::array<int, 7> kHeadDims = {16, 32, 64, 80, 96, 128, 256};
-
-// Device memory that grows: what a step writes and reads again within one operation.
-class Scratch {
- public:
-  // Growing waits for the stream. It happens in the first, largest steps only.
-  void* reserve(std::size_t bytes, cudaStream_t stream);
-
- private:
-  Buffer buffer_;
-};
 
 class CudaBackend final : public Backend {
  public:
@@ -56,6 +48,7 @@ class CudaBackend final : public Backend {
   void copy_to_host_later(void* host, const void* device, std::size_t bytes) override;
   Mark mark() override;
   bool reached(Mark mark) override;
+  void run_repeatedly(std::uint64_t key, const std::function<void()>& work) override;
   bool takes_head_dim(int head_dim) const override;
   KvCache make_kv_cache(const KvShape& shape) override;
   std::size_t kv_block_bytes(const KvShape& shape) const override;
@@ -86,7 +79,8 @@ class CudaBackend final : public Backend {
   void copy(MatrixView<const bf16> x, MatrixView<bf16> y) override;
   void gather_rows(MatrixView<const float> x, const std::int32_t* rows, MatrixView<float> y) override;
 
-  std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices) override;
+  std::unique_ptr<AttentionBatch> prepare(std::span<const SequenceSlice> slices,
+                                          const AttentionLayers& layers) override;
   void rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch,
             std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) override;
   void append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch,
@@ -108,7 +102,9 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Products> products_;
   std::unique_ptr<Staging> staging_;
-  Scratch scratch_;
+  std::unique_ptr<GrowingMemory> scratch_;  // what an operation writes and reads again
+  std::unique_ptr<StepMemory> step_memory_;
+  std::unique_ptr<Graphs> graphs_;
   std::array<cudaEvent_t, 16> events_{};  // of the last marks, by mark % 16
   Mark last_mark_ = 0;
 };

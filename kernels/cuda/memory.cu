@@ -23,6 +23,13 @@ std::int64_t head_elements(int head_dim) {
 
 }  // namespace
 
+Buffer device_memory(std::size_t bytes, const char* label) {
+  void* data = nullptr;
+  check(cudaMalloc(&data, bytes),
+        fmt::format("{} ({:.1f} MiB)", label, static_cast<double>(bytes) / (1 << 20)));
+  return {data, bytes, Device::cuda, label, [](void* memory, std::size_t) { cudaFree(memory); }};
+}
+
 int device_count() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
@@ -43,11 +50,16 @@ CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(str
   for (cudaEvent_t& event : events_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
   products_ = std::make_unique<Products>(stream_, strict);
   staging_ = std::make_unique<Staging>(stream_);
+  scratch_ = std::make_unique<GrowingMemory>(stream_, "kernels::scratch");
+  step_memory_ = std::make_unique<StepMemory>(stream_, *staging_);
+  graphs_ = std::make_unique<Graphs>(stream_);
 }
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
-  scratch_ = {};
+  graphs_.reset();
+  step_memory_.reset();
+  scratch_.reset();
   products_.reset();
   staging_.reset();
   for (cudaEvent_t event : events_) cudaEventDestroy(event);
@@ -58,28 +70,23 @@ void CudaBackend::synchronize() {
   check(cudaStreamSynchronize(stream_), "kernels");
 }
 
-void* Scratch::reserve(std::size_t bytes, cudaStream_t stream) {
+void* GrowingMemory::reserve(std::size_t bytes) {
   if (bytes <= buffer_.bytes()) return buffer_.data();
-  check(cudaStreamSynchronize(stream), "kernels");
+  check(cudaStreamSynchronize(stream_), "kernels");
   buffer_ = {};
-  void* data = nullptr;
-  check(cudaMalloc(&data, bytes),
-        fmt::format("scratch memory ({:.1f} MiB)", static_cast<double>(bytes) / (1 << 20)));
-  buffer_ = {data, bytes, Device::cuda, "kernels::scratch",
-             [](void* memory, std::size_t) { cudaFree(memory); }};
-  return data;
+  buffer_ = device_memory(bytes, label_);
+  ++growths_;
+  return buffer_.data();
 }
 
 Buffer CudaBackend::allocate(std::size_t bytes, const char* label) {
   if (bytes == 0) return {};
-  void* data = nullptr;
-  check(cudaMalloc(&data, bytes),
-        fmt::format("{} ({:.1f} MiB)", label, static_cast<double>(bytes) / (1 << 20)));
+  Buffer buffer = device_memory(bytes, label);
 #ifndef NDEBUG
-  check(cudaMemset(data, 0xff, bytes),
-        label);  // NaN as float and as bf16: reading what nobody wrote shows up
+  // NaN as float and as bf16: reading what nobody wrote shows up
+  check(cudaMemset(buffer.data(), 0xff, bytes), label);
 #endif
-  return {data, bytes, Device::cuda, label, [](void* memory, std::size_t) { cudaFree(memory); }};
+  return buffer;
 }
 
 void CudaBackend::copy_to_device(void* device, const void* host, std::size_t bytes) {
@@ -111,6 +118,10 @@ bool CudaBackend::reached(Mark mark) {
   if (state == cudaErrorNotReady) return false;
   check(state, "kernels");
   return true;
+}
+
+void CudaBackend::run_repeatedly(std::uint64_t key, const std::function<void()>& work) {
+  graphs_->run(key, scratch_->growths() + step_memory_->growths(), work);
 }
 
 bool CudaBackend::takes_head_dim(int head_dim) const {

@@ -178,7 +178,7 @@ Parts CudaBackend::products_of_shards(MatrixView<const bf16> x, const PackedView
   const int shards = static_cast<int>(bounds.size()) - 1;
   const std::int64_t step = x.rows * w.n;
   auto* sums =
-      static_cast<float*>(scratch_.reserve(static_cast<std::size_t>(shards * step) * sizeof(float), stream_));
+      static_cast<float*>(scratch_->reserve(static_cast<std::size_t>(shards * step) * sizeof(float)));
   const std::int64_t w_stride = w.panel_stride / kPanelRows;
   Parts parts{};
   parts.count = shards;
@@ -210,8 +210,7 @@ void CudaBackend::gemm_silu_mul(MatrixView<const bf16> x, const PackedView& w, M
   check_shape("gemm_silu_mul", "x", x, x.rows, w.k);
   NS_CHECK(w.n == gate_up_rows(y.cols) && y.rows == x.rows,
            "kernels::gemm_silu_mul: y is {} x {}, W has {} rows, x {}", y.rows, y.cols, w.n, x.rows);
-  auto* sums =
-      static_cast<float*>(scratch_.reserve(static_cast<std::size_t>(x.rows * w.n) * sizeof(float), stream_));
+  auto* sums = static_cast<float*>(scratch_->reserve(static_cast<std::size_t>(x.rows * w.n) * sizeof(float)));
   const MatrixView<float> gate_up{sums, x.rows, w.n};
   products_->run({x, w.data, w.panel_stride / kPanelRows, gate_up});
   launch("kernels::silu_mul", silu_mul_interleaved_kernel, flat_grid("gemm_silu_mul", y), kFlatThreads, 0,

@@ -39,8 +39,10 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int thre
 #else
   static_cast<void>(name);
   static_cast<void>(stream);
-  simulated::run_grid(grid, dim3(static_cast<unsigned>(threads)), shared_bytes,
-                      [&] { kernel(Parameters(arguments)...); });
+  simulated::submit([=] {
+    simulated::run_grid(grid, dim3(static_cast<unsigned>(threads)), shared_bytes,
+                        [&] { kernel(Parameters(arguments)...); });
+  });
 #endif
 }
 

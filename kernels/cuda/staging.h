@@ -13,6 +13,7 @@
 namespace nightshift::kernels::cuda {
 
 Buffer host_memory(std::size_t bytes, const char* label);
+Buffer device_memory(std::size_t bytes, const char* label);
 
 // A ring of page-locked sections. What is copied into one stays untouched until the GPU has fetched it.
 class Staging {

@@ -103,21 +103,24 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (handle == nullptr || workspace == nullptr || !fits(*description, *a, *b, *d) ||
       algorithm->chosen_for != a->rows)
     return CUBLAS_STATUS_INVALID_VALUE;
+  using namespace nightshift;
   const float old = *static_cast<const float*>(beta);
   if (*static_cast<const float*>(alpha) != 1.0F || (old != 0.0F && old != 1.0F) || c_data != d_data)
     return CUBLAS_STATUS_NOT_SUPPORTED;
-  for (std::int64_t i = 0; i < a->count; ++i) {
-    for (std::int64_t n = 0; n < static_cast<std::int64_t>(d->cols); ++n) {
-      for (std::int64_t m = 0; m < static_cast<std::int64_t>(d->rows); ++m) {
-        const bf16* from_a = static_cast<const bf16*>(a_data) + i * a->step + m * a->stride;
-        const bf16* from_b = static_cast<const bf16*>(b_data) + i * b->step + n * b->stride;
-        float sum = 0.0F;
-        for (std::uint64_t k = 0; k < a->rows; ++k)
-          sum += static_cast<float>(from_a[k]) * static_cast<float>(from_b[k]);
-        float& out = (static_cast<float*>(d_data) + i * d->step + n * d->stride)[m];
-        out = old == 0.0F ? sum : out + sum;
+  simulated::submit([a = *a, b = *b, d = *d, a_data, b_data, d_data, old] {
+    for (std::int64_t i = 0; i < a.count; ++i) {
+      for (std::int64_t n = 0; n < static_cast<std::int64_t>(d.cols); ++n) {
+        for (std::int64_t m = 0; m < static_cast<std::int64_t>(d.rows); ++m) {
+          const bf16* from_a = static_cast<const bf16*>(a_data) + i * a.step + m * a.stride;
+          const bf16* from_b = static_cast<const bf16*>(b_data) + i * b.step + n * b.stride;
+          float sum = 0.0F;
+          for (std::uint64_t k = 0; k < a.rows; ++k)
+            sum += static_cast<float>(from_a[k]) * static_cast<float>(from_b[k]);
+          float& out = (static_cast<float*>(d_data) + i * d.step + n * d.stride)[m];
+          out = old == 0.0F ? sum : out + sum;
+        }
       }
     }
-  }
+  });
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -221,6 +221,28 @@ void wait_for_copies(int pending) {
   }
 }
 
+namespace {
+std::vector<std::function<void()>>* captured = nullptr;
+}  // namespace
+
+bool capturing() {
+  return captured != nullptr;
+}
+
+void submit(std::function<void()> work) {
+  if (captured == nullptr) return work();
+  captured->push_back(std::move(work));
+}
+
+void begin_capture() {
+  captured = new std::vector<std::function<void()>>;
+}
+
+std::vector<std::function<void()>> end_capture() {
+  const std::unique_ptr<std::vector<std::function<void()>>> all(std::exchange(captured, nullptr));
+  return std::move(*all);
+}
+
 }  // namespace nightshift::simulated
 
 namespace nightshift::kernels::cuda {

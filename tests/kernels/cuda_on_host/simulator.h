@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <utility>
+#include <vector>
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -28,6 +30,12 @@ void set_order(Order order, std::uint64_t seed = 1);
 
 // Every block of the grid, one after the other. Throws Error when threads wait for ever.
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
+
+// Runs `work` now or, between begin_capture() and end_capture(), keeps it for later: what a stream does.
+void submit(std::function<void()> work);
+void begin_capture();
+std::vector<std::function<void()>> end_capture();
+bool capturing();
 
 unsigned char* dynamic_shared();
 void meet_block();
