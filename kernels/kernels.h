@@ -281,6 +281,11 @@ struct BackendOptions {
   std::string kernels = "auto";  // or one of available_kernel_sets(); NIGHTSHIFT_KERNELS overrides "auto"
 };
 
+// A query token that the step before samples: ids[row] = sampled[source].
+struct PendingId {
+  std::int32_t row, source;
+};
+
 // A point in a backend's order of operations.
 using Mark = std::uint64_t;
 
@@ -361,6 +366,8 @@ class Backend {
                      TokenId first_id = 0, float scale = 1.0F) = 0;
   virtual void embed(const PackedView& table, const TokenId* ids, MatrixView<float> y, TokenId first_id = 0,
                      float scale = 1.0F) = 0;  // tied embeddings: out of the packed head
+  // ids[row] = sampled[source] for all of `pending`, an array in device memory like the others.
+  virtual void place_ids(const PendingId* pending, int count, const TokenId* sampled, TokenId* ids) = 0;
   virtual void rms_norm(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) = 0;
   virtual void silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) = 0;
   virtual void add(MatrixView<const float> x,

@@ -71,6 +71,7 @@ class CudaBackend final : public Backend {
              float scale) override;
   void embed(const PackedView& table, const TokenId* ids, MatrixView<float> y, TokenId first_id,
              float scale) override;
+  void place_ids(const PendingId* pending, int count, const TokenId* sampled, TokenId* ids) override;
   void rms_norm(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) override;
   void silu_mul(MatrixView<const float> gate, MatrixView<const float> up, MatrixView<bf16> y) override;
   void add(MatrixView<const float> x, MatrixView<float> y) override;

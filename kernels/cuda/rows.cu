@@ -54,6 +54,11 @@ void CudaBackend::embed(const PackedView& table, const TokenId* ids, MatrixView<
         first_id, scale);
 }
 
+void CudaBackend::place_ids(const PendingId* pending, int count, const TokenId* sampled, TokenId* ids) {
+  launch("kernels::place_ids", place_ids_kernel, flat_grid("place_ids", 1, count), kFlatThreads, 0, stream_,
+         pending, count, sampled, ids);
+}
+
 void CudaBackend::rms_norm(MatrixView<const float> x, const float* weight, float eps, MatrixView<bf16> y) {
   check_shape("rms_norm", "y", y, x.rows, x.cols);
   launch("kernels::rms_norm", rms_norm_kernel, dim3(count(x.rows)), kRowThreads, kBlockSumBytes, stream_, x,

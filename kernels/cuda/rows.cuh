@@ -34,6 +34,11 @@ NS_DEVICE float block_sum(float value, float* shared) {
   return total;
 }
 
+NS_KERNEL place_ids_kernel(const PendingId* pending, int count, const TokenId* sampled, TokenId* ids) {
+  const std::int64_t i = own_element().col;
+  if (i < count) ids[pending[i].row] = sampled[pending[i].source];
+}
+
 struct NormArguments {
   const float* weight;
   float eps;

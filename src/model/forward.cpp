@@ -53,12 +53,17 @@ ForwardPass::ForwardPass(const ModelConfig& config, const PackedWeights& weights
       chunk_(qkv_chunk(config.shape, mesh == nullptr ? 1 : mesh->degrees().ranks())),
       vocabulary_(own_vocabulary(config.shape, mesh)),
       heads_{chunk_.heads, chunk_.kv_heads, config.shape.head_dim},
-      cache_(backend.make_kv_cache({.layers = config.shape.layers,
-                                    .kv_heads = chunk_.kv_heads,
-                                    .head_dim = config.shape.head_dim,
-                                    .blocks = limits.kv_blocks})),
+      cache_(backend.make_kv_cache(
+          {.layers = config.shape.layers,
+           .kv_heads = chunk_.kv_heads,
+           .head_dim = config.shape.head_dim,
+           .blocks = limits.kv_blocks + (backend.device() == kernels::Device::cpu ? 0 : 1)})),
       buffers_(config, limits, shards_[0], shards_[1], backend),
-      eps_(static_cast<float>(config.rms_norm_eps)) {
+      eps_(static_cast<float>(config.rms_norm_eps)),
+      windows_(config.windows),
+      padding_block_{static_cast<BlockId>(limits.kv_blocks)} {
+  std::sort(windows_.begin(), windows_.end());
+  windows_.erase(std::unique(windows_.begin(), windows_.end()), windows_.end());
   make_rope_tables();
 }
 
@@ -79,28 +84,62 @@ void ForwardPass::make_rope_tables() {
   }
 }
 
-kernels::MatrixView<float> ForwardPass::run(const StepBatch& batch, Layout layout) {
+kernels::MatrixView<float> ForwardPass::run(StepBatch& batch, Layout layout, const TokenId* before) {
   const Shard& shard = this->shard(layout);
-  const auto attention = at(Op::other).prepare(batch.slices);
+  const auto samples = static_cast<std::int64_t>(batch.sampled_rows.size());
+  const bool repeats = backend_.device() != kernels::Device::cpu && batch.decodes_only() &&
+                       shard.sequence == 1 && shard.tensor == 1;
+  if (repeats) pad_decodes(batch, limits_, padding_block_);
+  const auto attention =
+      at(Op::other).prepare(batch.slices, {.group = heads_.heads / heads_.kv_heads, .windows = windows_});
   const parallel::Range slice = slice_of(attention->rows(), shard.sequence, shard.s);
   const Step step{shard, *attention, slice, rows_of(buffers_.residual, slice.size()),
                   rows_of(buffers_.normed, slice.size())};
-  embed(batch, step);
+  const auto logits = rows_of(buffers_.logits, static_cast<std::int64_t>(batch.sampled_rows.size()));
+  upload(batch, step, before);
+  const std::uint64_t key = repeats ? 2 * attention->replay_key() + static_cast<std::uint64_t>(layout) : 0;
+  backend_.run_repeatedly(key, [&] {
+    embed(step);
+    layers(step);
+    head(batch, step, logits);
+  });
+  timer_.stop();
+  return logits.rows_from(0, samples);
+}
+
+// What the step reads of the host's knowledge, before any of its kernels.
+void ForwardPass::upload(const StepBatch& batch, const Step& step, const TokenId* before) {
+  const parallel::Range& slice = step.slice;
+  const auto to_device = [&](auto& matrix, const auto* from, std::size_t count) {
+    backend_.copy_to_device(matrix.data(), from, count * sizeof *from);
+  };
+  to_device(buffers_.ids, batch.ids.data() + slice.begin, static_cast<std::size_t>(slice.size()));
+  local_rows_.clear();
+  for (const std::int32_t row : batch.sampled_rows)
+    if (row >= slice.begin && row < slice.end)
+      local_rows_.push_back(row - static_cast<std::int32_t>(slice.begin));
+  to_device(buffers_.sampled_rows, local_rows_.data(), local_rows_.size());
+  local_pending_.clear();
+  for (const kernels::PendingId& id : batch.pending)
+    if (id.row >= slice.begin && id.row < slice.end)
+      local_pending_.push_back({id.row - static_cast<std::int32_t>(slice.begin), id.source});
+  if (local_pending_.empty()) return;
+  to_device(buffers_.pending, local_pending_.data(), local_pending_.size());
+  backend_.place_ids(buffers_.pending.data(), static_cast<int>(local_pending_.size()), before,
+                     buffers_.ids.data());
+}
+
+void ForwardPass::layers(const Step& step) {
+  at(Op::norm).rms_norm(step.residual, weights_.layer(0).attention_norm.data(), eps_, step.normed);
   for (int layer = 0; layer < config_.shape.layers; ++layer) {
     if (on_layer_) on_layer_();
     attention_block(layer, step);
     mlp_block(layer, step);
   }
-  const auto logits = head(batch, step);
-  backend_.synchronize();
-  timer_.stop();
-  return logits;
 }
 
-void ForwardPass::embed(const StepBatch& batch, const Step& step) {
+void ForwardPass::embed(const Step& step) {
   const parallel::Range& part = step.shard.vocabulary;
-  backend_.copy_to_device(buffers_.ids.data(), batch.ids.data() + step.slice.begin,
-                          static_cast<std::size_t>(step.rows()) * sizeof(TokenId));
   const bool whole = step.shard.tensor == 1;
   const auto to = whole ? step.residual : rows_of(buffers_.partial, step.rows());
   const auto first = static_cast<TokenId>(part.begin);
@@ -131,7 +170,6 @@ void ForwardPass::attention_block(int layer, const Step& step) {
   const int window = config_.windows[static_cast<std::size_t>(layer)];
   const float* bias = w.qkv_bias.data() == nullptr ? nullptr : w.qkv_bias.data() + shard.qkv_rows.begin;
 
-  at(Op::norm).rms_norm(step.residual, w.attention_norm.data(), eps_, step.normed);
   at(Op::qkv).gemm(step.normed, w.qkv.view().columns(shard.qkv_rows.begin, shard.qkv_rows.size()), qkv, bias);
   at(Op::rope).rope(qkv, layout, step.batch, step.slice.begin, {cos_, sin_}, norm, out);
   const auto mine =
@@ -141,7 +179,7 @@ void ForwardPass::attention_block(int layer, const Step& step) {
       .attention(mine.cols_from(0, q_width), heads_, step.batch, cache_, layer, scale, window, attended);
   const auto input = exchange_attended(step, attended);  // [Ts, heads / tensor * head_dim] bf16
   row_parallel(Op::o, input, w.o.view().k_range(shard.o_columns.begin, shard.o_columns.end), shard.o_bounds,
-               w.o_bias, step);
+               w.o_bias, &w.mlp_norm, step);
 }
 
 void ForwardPass::mlp_block(int layer, const Step& step) {
@@ -149,15 +187,16 @@ void ForwardPass::mlp_block(int layer, const Step& step) {
   const parallel::Range& part = step.shard.mlp_columns;
   const auto activated =
       shaped(buffers_.activated, step.rows(), part.size());  // [Ts, intermediate / tensor] bf16
+  const bool last = layer + 1 == config_.shape.layers;
+  const Vector* next_norm = last ? nullptr : &weights_.layer(layer + 1).attention_norm;
   const float* bias = w.gate_up_bias.data() == nullptr ? nullptr : w.gate_up_bias.data() + 2 * part.begin;
 
-  at(Op::norm).rms_norm(step.residual, w.mlp_norm.data(), eps_, step.normed);
   at(Op::gate_up)
       .gemm_silu_mul(step.normed,
                      w.gate_up.view().columns(2 * part.begin, kernels::gate_up_rows(part.size())), activated,
                      bias);
   row_parallel(Op::down, activated, w.down.view().k_range(part.begin, part.end), step.shard.mlp_bounds,
-               w.down_bias, step);
+               w.down_bias, next_norm, step);
 }
 
 // From every rank's tokens, all heads of the group, to all tokens, this rank's heads. Both sides lie in the
@@ -198,9 +237,17 @@ kernels::MatrixView<const bf16> ForwardPass::exchange_attended(const Step& step,
   return input;
 }
 
-// residual += x w^T + bias, the sum over all reduction shards in one tree, whoever holds them.
+// residual += x w^T + bias, the sum over all reduction shards in one tree, whoever holds them; then the norm
+// that the next block reads, where there is one.
 void ForwardPass::row_parallel(Op op, kernels::MatrixView<const bf16> x, const kernels::PackedView& w,
-                               std::span<const std::int64_t> bounds, const Vector& bias, const Step& step) {
+                               std::span<const std::int64_t> bounds, const Vector& bias,
+                               const Vector* next_norm, const Step& step) {
+  const bool at_once = step.shard.tensor == 1 && bias.data() == nullptr && next_norm != nullptr;
+  if (at_once) {
+    const kernels::RmsNorm norm{next_norm->data(), eps_, step.normed};
+    at(op).gemm_reduced(x, w, bounds, step.residual, &norm);
+    return;
+  }
   if (step.shard.tensor == 1) {
     at(op).gemm_reduced(x, w, bounds, step.residual);
   } else {
@@ -208,6 +255,7 @@ void ForwardPass::row_parallel(Op op, kernels::MatrixView<const bf16> x, const k
     add_over_ranks(Traffic::reduction, step);
   }
   if (bias.data() != nullptr) at(op).add(repeated(bias, step.rows()), step.residual);
+  if (next_norm != nullptr) at(Op::norm).rms_norm(step.residual, next_norm->data(), eps_, step.normed);
 }
 
 // residual += the tree over the tensor group's `partial`s. Every rank adds its share of the elements and
@@ -235,18 +283,16 @@ void ForwardPass::add_over_ranks(Traffic kind, const Step& step) {
   shard.tensor_group->all_gather(kind, step.residual.data, send_bytes_);
 }
 
-// Logits over this rank's chunk of the vocabulary, for all sampled rows: the same in both layouts.
-kernels::MatrixView<float> ForwardPass::head(const StepBatch& batch, const Step& step) {
-  const auto samples = static_cast<std::int64_t>(batch.sampled_rows.size());
-  const auto logits = rows_of(buffers_.logits, samples);  // [S, chunk of vocab] fp32
-  if (samples == 0) return logits;
-  const auto sampled = rows_of(buffers_.sampled, samples);        // [S, hidden] fp32
-  const auto normed = rows_of(buffers_.sampled_normed, samples);  // [S, hidden] bf16
+// Logits over this rank's chunk of the vocabulary, for all sampled rows: the same in both layouts. logits [S,
+// chunk of vocab] fp32
+void ForwardPass::head(const StepBatch& batch, const Step& step, kernels::MatrixView<float> logits) {
+  if (logits.rows == 0) return;
+  const auto sampled = rows_of(buffers_.sampled, logits.rows);        // [S, hidden] fp32
+  const auto normed = rows_of(buffers_.sampled_normed, logits.rows);  // [S, hidden] bf16
   gather_sampled(batch, step, sampled);
   at(Op::norm).rms_norm(sampled, weights_.final_norm().data(), eps_, normed);
   if (vocabulary_.size() > 0)
     at(Op::head).gemm(normed, weights_.head().view().columns(vocabulary_.begin, vocabulary_.size()), logits);
-  return logits;
 }
 
 // The residuals of the rows that sample, from whichever slice they are in, in the order of the batch.
@@ -259,12 +305,6 @@ void ForwardPass::gather_sampled(const StepBatch& batch, const Step& step,
            batch.sampled_rows.begin();
   };
   const std::int64_t first = row_at(step.slice.begin), last = row_at(step.slice.end);
-  local_rows_.clear();
-  for (std::int64_t i = first; i < last; ++i)
-    local_rows_.push_back(batch.sampled_rows[static_cast<std::size_t>(i)] -
-                          static_cast<std::int32_t>(step.slice.begin));
-  backend_.copy_to_device(buffers_.sampled_rows.data(), local_rows_.data(),
-                          local_rows_.size() * sizeof(std::int32_t));
   at(Op::head).gather_rows(step.residual, buffers_.sampled_rows.data(),
                            sampled.rows_from(first, last - first));
   if (shard.sequence == 1) return;

@@ -28,9 +28,10 @@ class ForwardPass {
   ForwardPass(const ModelConfig& config, const PackedWeights& weights, const StepLimits& limits,
               const parallel::DeviceMesh* mesh, kernels::Backend& backend);
 
-  // Runs all layers over the batch, K and V into the cache on the way. Returns logits [sampled rows, this
-  // rank's chunk of the vocabulary] fp32, valid until the next run. Collective over the replica.
-  kernels::MatrixView<float> run(const StepBatch& batch, parallel::Layout layout);
+  // Starts all layers over the batch, K and V into the cache on the way. Returns logits [sampled rows, this
+  // rank's chunk of the vocabulary] fp32, valid until the next run. `before`: the tokens that the step before
+  // samples, where the batch has pending ones; in device memory. Collective over the replica.
+  kernels::MatrixView<float> run(StepBatch& batch, parallel::Layout layout, const TokenId* before = nullptr);
 
   const Shard& shard(parallel::Layout layout) const { return shards_[static_cast<std::size_t>(layout)]; }
   const parallel::Range& vocabulary() const { return vocabulary_; }  // of this rank's logits, in any layout
@@ -53,16 +54,19 @@ class ForwardPass {
   };
 
   void make_rope_tables();
-  void embed(const StepBatch& batch, const Step& step);
+  void upload(const StepBatch& batch, const Step& step, const TokenId* before);
+  void embed(const Step& step);
+  void layers(const Step& step);
   void attention_block(int layer, const Step& step);
   void mlp_block(int layer, const Step& step);
   kernels::MatrixView<const bf16> exchange_qkv(const Step& step, kernels::MatrixView<const bf16> out);
   kernels::MatrixView<const bf16> exchange_attended(const Step& step,
                                                     kernels::MatrixView<const bf16> attended);
   void row_parallel(Op op, kernels::MatrixView<const bf16> x, const kernels::PackedView& w,
-                    std::span<const std::int64_t> bounds, const Vector& bias, const Step& step);
+                    std::span<const std::int64_t> bounds, const Vector& bias, const Vector* next_norm,
+                    const Step& step);
   void add_over_ranks(parallel::Traffic kind, const Step& step);
-  kernels::MatrixView<float> head(const StepBatch& batch, const Step& step);
+  void head(const StepBatch& batch, const Step& step, kernels::MatrixView<float> logits);
   void gather_sampled(const StepBatch& batch, const Step& step, kernels::MatrixView<float> sampled);
   kernels::Backend& at(Op op) {  // names the kind of the kernel call behind it
     timer_.at(op);
@@ -85,6 +89,9 @@ class ForwardPass {
   std::vector<std::int64_t> send_bytes_, receive_bytes_;  // of an exchange, by rank of its group
   std::function<void()> on_layer_;
   std::vector<std::int32_t> local_rows_;  // of sampled rows in this slice
+  std::vector<kernels::PendingId> local_pending_;
+  std::vector<int> windows_;            // the different ones of all layers
+  std::vector<BlockId> padding_block_;  // one behind those of the scheduler
 };
 
 }  // namespace nightshift::model

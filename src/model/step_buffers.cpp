@@ -2,6 +2,7 @@
 #include "model/step_buffers.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "core/check.h"
 
@@ -33,6 +34,7 @@ StepBuffers::StepBuffers(const ModelConfig& config, const StepLimits& limits, co
   };
 
   ids = backend.matrix<TokenId>(1, rows, "model::ids");
+  pending = backend.matrix<kernels::PendingId>(1, rows, "model::pending");
   residual = backend.matrix<float>(rows, s.hidden, "model::residual");
   normed = backend.matrix<bf16>(rows, s.hidden, "model::normed");
   flat(qkv, larger(base, shift, [&](const Shard& l) { return slice(l) * l.sequence * chunk.rows; }),
@@ -63,8 +65,8 @@ std::int64_t StepBuffers::bytes() const {
   const auto size = [](const auto&... matrix) {
     return ((matrix.rows() * matrix.cols() * static_cast<std::int64_t>(sizeof(*matrix.data()))) + ...);
   };
-  return size(ids, residual, normed, qkv, qkv_out, qkv_in, attended, returned, o_input, activated, partial,
-              parts, sampled_rows, sampled, sampled_normed, logits);
+  return size(ids, pending, residual, normed, qkv, qkv_out, qkv_in, attended, returned, o_input, activated,
+              partial, parts, sampled_rows, sampled, sampled_normed, logits);
 }
 
 namespace {
@@ -75,44 +77,86 @@ void check_sequence(const PlannedSequence& sequence, const ModelConfig& config, 
            sequence.num_tokens, sequence.computed);
   NS_CHECK(end <= limits.max_context, "sequence {}: {} tokens exceed max_context {}", sequence.id, end,
            limits.max_context);
-  NS_CHECK(static_cast<std::int64_t>(sequence.tokens.size()) >= end, "sequence {}: {} of {} tokens known",
-           sequence.id, sequence.tokens.size(), end);
   NS_CHECK(static_cast<std::int64_t>(sequence.blocks.size()) * kKvBlockTokens >= end,
            "sequence {}: {} KV blocks for {} tokens", sequence.id, sequence.blocks.size(), end);
   NS_CHECK(!sequence.samples || sequence.sampling != nullptr, "sequence {} samples without parameters",
            sequence.id);
-  for (std::int64_t i = sequence.computed; i < end; ++i) {
+  const std::int64_t known = std::min(end, static_cast<std::int64_t>(sequence.tokens.size()));
+  for (std::int64_t i = sequence.computed; i < known; ++i) {
     const TokenId id = sequence.tokens[static_cast<std::size_t>(i)];
     NS_CHECK(id >= 0 && id < config.shape.vocab, "sequence {}: token {} at {} is not in a vocabulary of {}",
              sequence.id, id, i, config.shape.vocab);
   }
 }
 
+// Where the step before has the token that this sequence's last query token will be; -1: it is known.
+std::int32_t pending_source(const PlannedSequence& sequence, const SampledIndex& before) {
+  const auto end = static_cast<std::size_t>(sequence.computed + sequence.num_tokens);
+  if (sequence.tokens.size() >= end) return -1;
+  const auto found = before.find(sequence.id);
+  NS_CHECK(sequence.tokens.size() + 1 == end && found != before.end(),
+           "sequence {}: {} of {} tokens known, and the step before samples none for it", sequence.id,
+           sequence.tokens.size(), end);
+  return found->second;
+}
+
 }  // namespace
 
 void fill_batch(const BatchPlan& plan, const ModelConfig& config, const StepLimits& limits,
-                StepBatch& batch) {
+                const SampledIndex& before, StepBatch& batch) {
   batch.ids.clear();
   batch.slices.clear();
   batch.sampled_rows.clear();
   batch.sampling.clear();
+  batch.pending.clear();
+  batch.pending_of.clear();
   for (const PlannedSequence& sequence : plan.sequences) {
     check_sequence(sequence, config, limits);
     batch.slices.push_back({.first_row = static_cast<std::int64_t>(batch.ids.size()),
                             .num_tokens = sequence.num_tokens,
                             .start = sequence.computed,
                             .blocks = sequence.blocks});
-    const auto query = sequence.tokens.subspan(static_cast<std::size_t>(sequence.computed),
-                                               static_cast<std::size_t>(sequence.num_tokens));
+    const std::int32_t source = pending_source(sequence, before);
+    const auto query =
+        sequence.tokens.subspan(static_cast<std::size_t>(sequence.computed),
+                                static_cast<std::size_t>(sequence.num_tokens - (source < 0 ? 0 : 1)));
     batch.ids.insert(batch.ids.end(), query.begin(), query.end());
+    if (source >= 0) {
+      batch.pending.push_back({static_cast<std::int32_t>(batch.ids.size()), source});
+      batch.ids.push_back(0);
+    }
     if (!sequence.samples) continue;
     batch.sampled_rows.push_back(static_cast<std::int32_t>(batch.ids.size()) - 1);
     batch.sampling.push_back(&sequence);
+    batch.pending_of.push_back(source);
   }
   NS_CHECK(static_cast<std::int64_t>(batch.ids.size()) <= limits.max_query_tokens,
            "{} query tokens, at most {}", batch.ids.size(), limits.max_query_tokens);
   NS_CHECK(static_cast<std::int64_t>(batch.sampling.size()) <= limits.max_sampled_rows,
            "{} sampling sequences, at most {}", batch.sampling.size(), limits.max_sampled_rows);
+}
+
+namespace {
+
+// 1, 2, 4, 8, then multiples of 8, 16 and 32: at most an eighth too many from 64 rows on.
+std::int64_t rounded_rows(std::int64_t rows) {
+  const auto wide = static_cast<std::uint64_t>(rows);
+  if (rows <= 8) return static_cast<std::int64_t>(std::bit_ceil(wide));
+  const std::int64_t unit = rows <= 64 ? 8 : rows <= 256 ? 16 : 32;
+  return (rows + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+void pad_decodes(StepBatch& batch, const StepLimits& limits, std::span<const BlockId> block) {
+  const auto rows = static_cast<std::int64_t>(batch.ids.size());
+  const std::int64_t padded =
+      std::min<std::int64_t>({rounded_rows(rows), limits.max_query_tokens, limits.max_sampled_rows});
+  for (std::int64_t row = rows; row < padded; ++row) {
+    batch.ids.push_back(0);
+    batch.slices.push_back({.first_row = row, .num_tokens = 1, .start = 0, .blocks = block});
+    batch.sampled_rows.push_back(static_cast<std::int32_t>(row));
+  }
 }
 
 }  // namespace nightshift::model
