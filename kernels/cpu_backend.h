@@ -75,6 +75,7 @@ class CpuBackend final : public Backend {
   void sum_exp(MatrixView<const float> x, const float* row_max, std::span<const std::int64_t> bounds,
                MatrixView<float> sums) override;
   void top_k(MatrixView<const float> x, int k, MatrixView<TokenId> ids, MatrixView<float> values) override;
+  std::unique_ptr<DeviceSampler> make_sampler(int vocab) override;
 
  private:
   // The product behind all gemm_*: `block` holds what is common; y (or y16) and bias start at row 0, column

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/cpu_backend.h"
+#include "kernels/device_sampler.h"
 #include "kernels/shape_check.h"
 #include "kernels/team.h"
 
@@ -183,6 +184,10 @@ void CpuBackend::top_k(MatrixView<const float> x, int k, MatrixView<TokenId> ids
                     values.row(r)[i] = sorted[i].value;
                   }
                 });
+}
+
+std::unique_ptr<DeviceSampler> CpuBackend::make_sampler(int) {
+  return nullptr;
 }
 
 }  // namespace nightshift::kernels

@@ -296,6 +296,8 @@ struct RmsNorm {
   MatrixView<bf16> out;
 };
 
+class DeviceSampler;  // kernels/device_sampler.h
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -404,6 +406,8 @@ class Backend {
                        MatrixView<float> sums) = 0;
   // The k largest of each row in descending order, lowest id first on ties: ids, values [M, k]. k <= V.
   virtual void top_k(MatrixView<const float> x, int k, MatrixView<TokenId> ids, MatrixView<float> values) = 0;
+  // Chooses whole tokens, of a vocabulary of this many; null on CPUs, where model::Sampler does.
+  virtual std::unique_ptr<DeviceSampler> make_sampler(int vocab) = 0;
 };
 
 // Chosen at run time from what the CPU can do. Throws Error naming the sets that exist here.

@@ -93,6 +93,7 @@ class CudaBackend final : public Backend {
   void sum_exp(MatrixView<const float> x, const float* row_max, std::span<const std::int64_t> bounds,
                MatrixView<float> sums) override;
   void top_k(MatrixView<const float> x, int k, MatrixView<TokenId> ids, MatrixView<float> values) override;
+  std::unique_ptr<DeviceSampler> make_sampler(int vocab) override;
 
  private:
   Parts products_of_shards(MatrixView<const bf16> x, const PackedView& w,

@@ -4,9 +4,10 @@
 // host, where tests/kernels/cuda_on_host runs a block's threads as coroutines and these as meetings between
 // them.
 //
-// Kernels are templates or inline functions marked NS_KERNEL, take plain structs, and index with threadIdx
-// and blockIdx. They never call libm and never leave a choice of fused operations to the compiler: fused() is
-// one rounding, product(), sum() and difference() are one each, so that bits do not depend on the optimiser.
+// Kernels are templates or inline functions marked NS_KERNEL, or NS_KERNEL_OF(most threads of a block) where
+// that bounds their registers; they take plain structs, and index with threadIdx and blockIdx. They never
+// call libm and never leave a choice of fused operations to the compiler: fused() is one rounding, product(),
+// sum() and difference() are one each, so that bits do not depend on the optimiser.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +15,13 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define NS_KERNEL __global__ void
+#define NS_KERNEL_OF(threads) __global__ void __launch_bounds__(threads)
 #define NS_DEVICE __device__ __forceinline__
 #define NS_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #else
 #include "cuda_on_host/simulator.h"
 #define NS_KERNEL inline void
+#define NS_KERNEL_OF(threads) inline void
 #define NS_DEVICE inline
 #define NS_DYNAMIC_SHARED(name) unsigned char* const name = nightshift::simulated::dynamic_shared()
 #endif
@@ -53,6 +56,24 @@ NS_DEVICE float quotient(float a, float b) {
 NS_DEVICE float square_root(float a) {
   return __fsqrt_rn(a);
 }
+NS_DEVICE double product(double a, double b) {
+  return __dmul_rn(a, b);
+}
+NS_DEVICE double sum(double a, double b) {
+  return __dadd_rn(a, b);
+}
+NS_DEVICE double difference(double a, double b) {
+  return __dsub_rn(a, b);
+}
+NS_DEVICE double quotient(double a, double b) {
+  return __ddiv_rn(a, b);
+}
+NS_DEVICE float rounded(double a) {
+  return __double2float_rn(a);
+}
+NS_DEVICE double next_above(double a) {  // a >= 0
+  return __longlong_as_double(__double_as_longlong(a) + 1);
+}
 NS_DEVICE std::uint32_t bits_of(float a) {
   return __float_as_uint(a);
 }
@@ -66,6 +87,11 @@ NS_DEVICE T from_lane_xor(T value, int mask) {
 template <class T>
 NS_DEVICE T from_lane(T value, int lane) {
   return __shfl_sync(kAllLanes, value, lane);
+}
+
+// Adds to a counter in shared memory that other threads add to as well; what it was.
+NS_DEVICE std::uint32_t count_up(std::uint32_t* counter, std::uint32_t by) {
+  return atomicAdd(counter, by);
 }
 
 NS_DEVICE std::uint32_t shared_address(const void* shared) {

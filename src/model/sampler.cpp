@@ -9,7 +9,7 @@
 
 #include "core/check.h"
 #include "kernels/exp.h"
-#include "model/random.h"
+#include "model/sampling_rules.h"
 
 namespace nightshift::model {
 
@@ -56,7 +56,7 @@ TokenId first_of(std::span<const float> logits, float value) {
 struct Weight {
   explicit Weight(const SamplingParams& params, float maximum_)
       : maximum(maximum_),
-        inverse_temperature(static_cast<float>(1.0 / params.temperature)),
+        inverse_temperature(model::inverse_temperature(params)),
         min_p(static_cast<float>(params.min_p)) {}
   float operator()(float logit) const {
     const float weight = kernels::fixed_exp((logit - maximum) * inverse_temperature);
@@ -66,13 +66,23 @@ struct Weight {
 };
 
 // Sum in eight interleaved chains, joined pairwise: a fixed order that vectorizes.
-double sum(std::span<const float> values) {
+double sum_of_block(std::span<const float> values) {
   std::array<double, 8> lanes{};
   std::size_t i = 0;
   for (; i + 8 <= values.size(); i += 8)
     for (std::size_t lane = 0; lane < 8; ++lane) lanes[lane] += static_cast<double>(values[i + lane]);
   for (std::size_t lane = 0; i < values.size(); ++i, ++lane) lanes[lane] += static_cast<double>(values[i]);
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
+// A row is added up in blocks of this many, one after the other: GPUs add up all blocks at once.
+constexpr std::size_t kBlock = 2048;
+
+double sum(std::span<const float> values) {
+  double total = 0.0;
+  for (std::size_t first = 0; first < values.size(); first += kBlock)
+    total += sum_of_block(values.subspan(first, std::min(kBlock, values.size() - first)));
+  return total;
 }
 
 // For heaps, whose top is the last in order.
@@ -138,11 +148,10 @@ TokenId draw(std::vector<Kept>& kept, double u) {
 
 // The same over all ids: finds the block first, so that the long way is one vectorized pass.
 TokenId draw_from_all(std::span<const float> weights, double u) {
-  constexpr std::size_t kBlock = 2048;
   std::vector<double> sums;
   double total = 0.0;
   for (std::size_t first = 0; first < weights.size(); first += kBlock) {
-    sums.push_back(sum(weights.subspan(first, std::min(kBlock, weights.size() - first))));
+    sums.push_back(sum_of_block(weights.subspan(first, std::min(kBlock, weights.size() - first))));
     total += sums.back();
   }
   std::size_t chosen = 0;
@@ -211,23 +220,8 @@ TokenId draw_top_p(Next&& next, const Weight& weight, double enough, double u) {
 void apply_penalties(std::span<float> logits, TokenId first, const PlannedSequence& sequence,
                      Sampler::Scratch& scratch) {
   const SamplingParams& params = *sequence.sampling;
-  const auto known = sequence.tokens.first(static_cast<std::size_t>(sequence.computed + sequence.num_tokens));
   scratch.counts.resize(std::max(scratch.counts.size(), logits.size()));
-  // Counts of output tokens are shifted up by one, so that a prompt token is known by a count of at least
-  // one.
-  const auto note = [&](TokenId token, std::int32_t add) {
-    const TokenId id = token - first;
-    if (id < 0 || static_cast<std::size_t>(id) >= logits.size()) return;
-    auto& count = scratch.counts[static_cast<std::size_t>(id)];
-    if (count == 0) {
-      scratch.touched.push_back(id);
-      count = 1;
-    }
-    count += add;
-  };
-  for (std::size_t i = 0; i < known.size(); ++i)
-    note(known[i], i >= static_cast<std::size_t>(sequence.prompt_tokens));
-
+  count_known(sequence, first, logits.size(), scratch.counts, scratch.touched);
   for (const TokenId id : scratch.touched) {
     float& logit = logits[static_cast<std::size_t>(id)];
     auto& count = scratch.counts[static_cast<std::size_t>(id)];
@@ -238,20 +232,6 @@ void apply_penalties(std::span<float> logits, TokenId first, const PlannedSequen
                                (times > 0 ? params.presence_penalty : 0.0));
     count = 0;
   }
-  scratch.touched.clear();
-}
-
-bool has_penalties(const SamplingParams& params) {
-  return params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 ||
-         params.frequency_penalty != 0.0;
-}
-
-bool masks_stops(const PlannedSequence& sequence) {
-  return sequence.output_position() < sequence.sampling->min_tokens;
-}
-
-double uniform_of(const PlannedSequence& sequence) {
-  return uniform(sequence.random_key, static_cast<std::uint64_t>(sequence.output_position()));
 }
 
 void weigh(std::span<const float> logits, const Weight& weight, std::vector<float>& weights) {
@@ -259,29 +239,19 @@ void weigh(std::span<const float> logits, const Weight& weight, std::vector<floa
   for (std::size_t i = 0; i < logits.size(); ++i) weights[i] = weight(logits[i]);
 }
 
-// log(sum(exp(logits)))
-double log_sum_exp(std::span<const float> logits, float maximum, std::vector<float>& weights) {
-  SamplingParams plain;
-  plain.temperature = 1.0;
-  weigh(logits, Weight(plain, maximum), weights);
-  return static_cast<double>(maximum) + std::log(sum(weights));
-}
-
 void add_logprobs(std::span<const float> logits, float maximum, std::int64_t top, Sampler::Scratch& scratch,
                   SampledToken& out) {
-  const double total = log_sum_exp(logits, maximum, scratch.weights);
-  const auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit) - total); };
-  out.logprob = logprob(logits[static_cast<std::size_t>(out.token)]);
+  SamplingParams plain;
+  plain.temperature = 1.0;
+  weigh(logits, Weight(plain, maximum), scratch.weights);
+  const double total = log_total(maximum, sum(scratch.weights));
+  out.logprob = logprob_of(logits[static_cast<std::size_t>(out.token)], total);
   Descending order(logits, maximum, scratch.candidates);
   for (std::int64_t i = 0; i < top; ++i) {
     const auto next = order.next();
     if (!next) break;
-    out.top.push_back({.token = next->id, .logprob = logprob(next->logit)});
+    out.top.push_back({.token = next->id, .logprob = logprob_of(next->logit, total)});
   }
-}
-
-bool is_greedy(const SamplingParams& params) {
-  return params.temperature < kGreedyTemperature;
 }
 
 // `logits` after masks and penalties.

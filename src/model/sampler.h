@@ -67,6 +67,7 @@ class Sampler {
   SampledToken choose(std::span<Candidate> all, const PlannedSequence& sequence) const;
 
   int vocab() const { return vocab_; }
+  const std::vector<TokenId>& stop_ids() const { return stop_ids_; }
 
  private:
   std::span<const float> changed(std::span<const float> logits, TokenId first,

@@ -80,6 +80,24 @@ inline float quotient(float a, float b) {
 inline float square_root(float a) {
   return std::sqrt(a);
 }
+inline double product(double a, double b) {
+  return a * b;
+}
+inline double sum(double a, double b) {
+  return a + b;
+}
+inline double difference(double a, double b) {
+  return a - b;
+}
+inline double quotient(double a, double b) {
+  return a / b;
+}
+inline float rounded(double a) {
+  return static_cast<float>(a);
+}
+inline double next_above(double a) {
+  return std::bit_cast<double>(std::bit_cast<std::int64_t>(a) + 1);
+}
 inline std::uint32_t bits_of(float a) {
   return std::bit_cast<std::uint32_t>(a);
 }
@@ -97,6 +115,12 @@ T from_lane(T value, int lane) {
 template <class T>
 T from_lane_xor(T value, int mask) {
   return from_lane(value, static_cast<int>(threadIdx.x % 32) ^ mask);
+}
+
+inline std::uint32_t count_up(std::uint32_t* counter, std::uint32_t by) {
+  const std::uint32_t before = *counter;
+  *counter += by;
+  return before;
 }
 
 inline void copy_async(void* shared, const void* global, bool valid) {
