@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <deque>
 #include <optional>
+#include <thread>
 
 #include "core/check.h"
 #include "model/checkpoint_reader.h"
+#include "model/device_sampling.h"
 #include "model/forward.h"
 #include "model/packed_weights.h"
 #include "model/sampler.h"
@@ -16,6 +19,8 @@
 namespace nightshift::model {
 
 namespace {
+
+constexpr int kStepsInFlight = 2;  // of a GPU: one runs while the next is planned
 
 void check_limits(const ModelConfig& config, const ModelOptions& options) {
   const StepLimits& limits = options.limits;
@@ -54,6 +59,8 @@ void fill_randomly(PackedWeights& weights, Weight weight, int layer, const Model
 }  // namespace
 
 struct Model::Impl {
+  using Clock = std::chrono::steady_clock;
+
   Impl(ModelConfig config_, const ModelOptions& options_)
       : config(std::move(config_)),
         options(options_),
@@ -66,10 +73,15 @@ struct Model::Impl {
         sampler(real_tokens(config, options), config.stop_ids),
         sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {
     forward.on_layer(options.on_layer);
+    if (on_gpu()) device_sampling.emplace(sampler, *backend, options.limits.max_sampled_rows, kStepsInFlight);
   }
 
-  void run(const BatchPlan& plan, parallel::Layout layout);
-  void sample(kernels::MatrixView<float> logits, StepResult& result);
+  bool on_gpu() const { return backend->device() != kernels::Device::cpu; }
+  void submit(const BatchPlan& plan, parallel::Layout layout);
+  StepResult collect();
+  void sample_here(kernels::MatrixView<const float> logits, StepResult& result);
+  void sample_there(kernels::MatrixView<float> logits);
+  void wait_for(kernels::Mark mark) const;
 
   const ModelConfig config;
   const ModelOptions options;
@@ -77,35 +89,84 @@ struct Model::Impl {
   PackedWeights weights;
   ForwardPass forward;
   Sampler sampler;
-  VocabularySampling sampling;
+  VocabularySampling sampling;  // on the host
   StepBatch batch;
-  std::vector<float> host_logits;  // [S, chunk of vocab] where the device's memory cannot be read
   kernels::MatrixView<const float> last_logits;
-  std::vector<float> whole_row;  // of logits()
-  std::deque<StepResult> finished;
+  std::vector<float> host_logits;  // [vocab] of logits(), where the device's memory cannot be read
+  std::vector<float> whole_row;    // of logits()
+
+  struct Submitted {
+    StepResult result;  // complete, on CPUs
+    kernels::Mark mark = 0;
+    int slot = 0;  // of device_sampling
+    Clock::time_point at;
+  };
+  std::deque<Submitted> in_flight;
+  Clock::time_point collected;  // the last one
+  // On GPUs: the step submitted last.
+  std::optional<DeviceSampling> device_sampling;
+  SampledIndex sampled_before;
+  int slot = 0;
 };
 
-void Model::Impl::run(const BatchPlan& plan, parallel::Layout layout) {
-  const auto start = std::chrono::steady_clock::now();
-  fill_batch(plan, config, options.limits, batch);
-  StepResult result{.step = plan.step, .tokens = {}, .compute_seconds = 0.0};
-  if (!batch.ids.empty()) sample(forward.run(batch, layout), result);
-  result.compute_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  finished.push_back(std::move(result));
+void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
+  Submitted step{.result = {.step = plan.step, .tokens = {}, .compute_seconds = 0.0}, .at = Clock::now()};
+  fill_batch(plan, config, options.limits, sampled_before, batch);
+  if (!batch.ids.empty()) {
+    const TokenId* before = on_gpu() ? device_sampling->tokens(slot) : nullptr;
+    const kernels::MatrixView<float> logits = forward.run(batch, layout, before);
+    last_logits = logits;
+    if (on_gpu()) {
+      sample_there(logits);
+    } else {
+      sample_here(logits, step.result);
+    }
+  }
+  step.slot = slot;
+  step.mark = backend->mark();
+  in_flight.push_back(std::move(step));
 }
 
-void Model::Impl::sample(kernels::MatrixView<float> logits, StepResult& result) {
+void Model::Impl::sample_here(kernels::MatrixView<const float> logits, StepResult& result) {
   if (logits.rows == 0) return;
   forward.timer().at(Op::sample);
-  last_logits = logits;
-  if (backend->device() != kernels::Device::cpu) {
-    const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
-    host_logits.resize(count);
-    backend->copy_to_host(host_logits.data(), logits.data, count * sizeof(float));
-    last_logits.data = host_logits.data();
-  }
-  result.tokens = sampling.sample(last_logits, batch.sampling);
+  result.tokens = sampling.sample(logits, batch.sampling);
   forward.timer().stop();
+}
+
+// Tokens stay on the GPU, where the next step finds them.
+void Model::Impl::sample_there(kernels::MatrixView<float> logits) {
+  const TokenId* before = device_sampling->tokens(slot);
+  slot = (slot + 1) % kStepsInFlight;
+  device_sampling->start(slot, logits, batch.sampling, batch.pending_of, before);
+  sampled_before.clear();
+  for (std::size_t row = 0; row < batch.sampling.size(); ++row)
+    sampled_before[batch.sampling[row]->id] = static_cast<std::int32_t>(row);
+}
+
+// Short steps are worth a core's attention; of long ones somebody wants to hear.
+void Model::Impl::wait_for(kernels::Mark mark) const {
+  constexpr std::chrono::microseconds kSpin(200), kNap(50), kSign(20000);
+  const auto begin = Clock::now();
+  for (auto sign = begin; !backend->reached(mark);) {
+    const auto now = Clock::now();
+    if (now - begin > kSpin) std::this_thread::sleep_for(kNap);
+    if (now - sign < kSign) continue;
+    sign = now;
+    if (options.on_layer) options.on_layer();
+  }
+}
+
+StepResult Model::Impl::collect() {
+  NS_CHECK(!in_flight.empty(), "no step was submitted");
+  Submitted step = std::move(in_flight.front());
+  in_flight.pop_front();
+  wait_for(step.mark);
+  if (on_gpu()) step.result.tokens = device_sampling->result(step.slot);
+  const auto now = Clock::now();
+  step.result.compute_seconds = std::chrono::duration<double>(now - std::max(step.at, collected)).count();
+  collected = now;
+  return std::move(step.result);
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -178,6 +239,7 @@ std::int64_t Model::weight_bytes(parallel::Layout layout) const {
 
 std::vector<OperationTime> Model::times() const {
   std::vector<OperationTime> times;
+  if (impl_->on_gpu()) return times;
   for (std::size_t op = 0; op < kOpNames.size(); ++op)
     times.push_back({kOpNames[op], impl_->forward.timer().seconds(op), impl_->forward.timer().calls(op)});
   return times;
@@ -188,21 +250,29 @@ Peak Model::measured_peak() const {
   return {rates.bf16_flops, rates.read_bandwidth};
 }
 
+int Model::pipeline_depth() const {
+  return impl_->on_gpu() ? kStepsInFlight : 1;
+}
+
 void Model::submit(const BatchPlan& plan, parallel::Layout layout) {
-  impl_->run(plan, layout);
+  NS_CHECK(static_cast<int>(impl_->in_flight.size()) < pipeline_depth(), "{} steps in flight already",
+           impl_->in_flight.size());
+  impl_->submit(plan, layout);
 }
 
 StepResult Model::collect() {
-  NS_CHECK(!impl_->finished.empty(), "no step was submitted");
-  StepResult result = std::move(impl_->finished.front());
-  impl_->finished.pop_front();
-  return result;
+  return impl_->collect();
 }
 
 std::span<const float> Model::logits(int row) const {
   const kernels::MatrixView<const float>& last = impl_->last_logits;
   NS_CHECK(row >= 0 && row < last.rows, "row {} of {}", row, last.rows);
-  const std::span<const float> part(last.row(row), static_cast<std::size_t>(last.cols));
+  std::span<const float> part(last.row(row), static_cast<std::size_t>(last.cols));
+  if (impl_->on_gpu()) {
+    impl_->host_logits.resize(part.size());
+    impl_->backend->copy_to_host(impl_->host_logits.data(), part.data(), part.size_bytes());
+    part = impl_->host_logits;
+  }
   if (part.size() == static_cast<std::size_t>(impl_->config.shape.vocab)) return part;
   impl_->whole_row = impl_->sampling.whole_row(part);
   return impl_->whole_row;

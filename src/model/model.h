@@ -29,7 +29,9 @@ struct ModelOptions {
   // The replica that this rank computes in; null: a replica of one. Must outlive the model. Construction,
   // destruction, submit() and logits() are then collective over the replica, and loading over the world.
   const parallel::DeviceMesh* mesh = nullptr;
-  std::function<void()> on_layer = {};  // called before every layer of a step: a sign of life from long ones
+  // A sign of life from long steps: called before every layer, and every few milliseconds of waiting for a
+  // GPU.
+  std::function<void()> on_layer = {};
 };
 
 struct LoadProgress {
@@ -39,7 +41,8 @@ struct LoadProgress {
 };
 using LoadCallback = std::function<void(const LoadProgress&)>;
 
-// Wall time of one kind of operation since the start, for reports and benchmarks.
+// Wall time of one kind of operation since the start, for reports and benchmarks; none on GPUs, where
+// operations end after their calls.
 struct OperationTime {
   std::string name;
   double seconds = 0.0;
@@ -78,13 +81,15 @@ class Model {
   // Runs one step. Steps run in the order of submission; collect() returns the oldest one's result and blocks
   // until it is there. Keys and values of the whole step are written before attention reads any (of a layer),
   // so sequences may share blocks filled in the same step. On CPUs the work is done inside submit(): the
-  // caller's cores are the device's.
-  // All ranks of a replica submit the same plans in the same layouts and collect the same results, which do
-  // not depend on the layout.
+  // caller's cores are the device's. GPUs take pipeline_depth() steps at once; a sequence's last token may
+  // then be one that the step submitted before samples (PlannedSequence::tokens). All ranks of a replica
+  // submit the same plans in the same layouts and collect the same results, which do not depend on the
+  // layout.
+  int pipeline_depth() const;
   void submit(const BatchPlan& plan, parallel::Layout layout = parallel::Layout::base);
   StepResult collect();
 
-  // fp32 logits [sampled row of the plan][vocab] of the last step that ran; valid until the next submit()
+  // fp32 logits [sampled row of the plan][vocab] of the last step submitted; valid until the next submit()
   // or logits(). Collective over the replica.
   std::span<const float> logits(int row) const;
 

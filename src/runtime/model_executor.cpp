@@ -7,7 +7,8 @@ namespace nightshift::runtime {
 
 scheduler::Capacity ModelExecutor::capacity() const {
   const model::StepLimits& limits = model_.limits();
-  return {static_cast<int>(limits.kv_blocks), limits.max_query_tokens, limits.max_sampled_rows, 1, true};
+  return {static_cast<int>(limits.kv_blocks), limits.max_query_tokens, limits.max_sampled_rows,
+          model_.pipeline_depth(), true};
 }
 
 void ModelExecutor::submit(const BatchPlan& plan) {
