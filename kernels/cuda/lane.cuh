@@ -28,6 +28,11 @@
 
 namespace nightshift::kernels::cuda {
 
+#if defined(__CUDACC__)
+inline constexpr bool kSimulated = false;
+#else
+inline constexpr bool kSimulated = true;
+#endif
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffU;
 

@@ -184,7 +184,7 @@ void CudaBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<
 
 // The copy of a large buffer, and a product of large matrices: the rates that the roofline is drawn with.
 PeakRates CudaBackend::measured_peak() {
-  constexpr std::int64_t kSide = 8192;
+  constexpr std::int64_t kSide = kSimulated ? 128 : 8192;
   constexpr int kRuns = 5;
   const Buffer a = allocate(kSide * kSide * sizeof(bf16), "kernels::peak_probe");
   const Buffer w = allocate(kSide * kSide * sizeof(bf16), "kernels::peak_probe");

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cublasLt.h>
 
-#include <cstring>
+#include <algorithm>
+#include <cstdint>
+#include <vector>
 
 #include "core/types.h"
 
@@ -94,6 +96,35 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   return CUBLAS_STATUS_SUCCESS;
 }
 
+namespace {
+
+// Sixteen rows of A at once, each with one chain of additions in the order of K: products of two bf16 are
+// exact in fp32, so it does not matter whether they are fused.
+void multiply_matrix(const bf16* a_data, const cublasLtMatrixLayoutOpaque_t& a, const bf16* b_data,
+                     const cublasLtMatrixLayoutOpaque_t& b, float* d_data,
+                     const cublasLtMatrixLayoutOpaque_t& d, bool add) {
+  constexpr std::int64_t kWide = 16;
+  typedef float Lanes __attribute__((vector_size(kWide * sizeof(float))));
+  const auto depth = static_cast<std::int64_t>(a.rows), rows = static_cast<std::int64_t>(d.rows);
+  std::vector<Lanes> panel(static_cast<std::size_t>(depth));
+  for (std::int64_t first = 0; first < rows; first += kWide) {
+    const std::int64_t count = std::min(kWide, rows - first);
+    for (std::int64_t k = 0; k < depth; ++k)
+      for (std::int64_t m = 0; m < count; ++m)
+        panel[static_cast<std::size_t>(k)][m] = static_cast<float>(a_data[(first + m) * a.stride + k]);
+    for (std::int64_t n = 0; n < static_cast<std::int64_t>(d.cols); ++n) {
+      const bf16* x = b_data + n * b.stride;
+      Lanes sums = {};
+      for (std::int64_t k = 0; k < depth; ++k)
+        sums += panel[static_cast<std::size_t>(k)] * static_cast<float>(x[k]);
+      float* out = d_data + n * d.stride + first;
+      for (std::int64_t m = 0; m < count; ++m) out[m] = add ? out[m] + sums[m] : sums[m];
+    }
+  }
+}
+
+}  // namespace
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t description, const void* alpha,
                               const void* a_data, cublasLtMatrixLayout_t a, const void* b_data,
                               cublasLtMatrixLayout_t b, const void* beta, const void* c_data,
@@ -109,17 +140,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     return CUBLAS_STATUS_NOT_SUPPORTED;
   simulated::submit([a = *a, b = *b, d = *d, a_data, b_data, d_data, old] {
     for (std::int64_t i = 0; i < a.count; ++i) {
-      for (std::int64_t n = 0; n < static_cast<std::int64_t>(d.cols); ++n) {
-        for (std::int64_t m = 0; m < static_cast<std::int64_t>(d.rows); ++m) {
-          const bf16* from_a = static_cast<const bf16*>(a_data) + i * a.step + m * a.stride;
-          const bf16* from_b = static_cast<const bf16*>(b_data) + i * b.step + n * b.stride;
-          float sum = 0.0F;
-          for (std::uint64_t k = 0; k < a.rows; ++k)
-            sum += static_cast<float>(from_a[k]) * static_cast<float>(from_b[k]);
-          float& out = (static_cast<float*>(d_data) + i * d.step + n * d.stride)[m];
-          out = old == 0.0F ? sum : out + sum;
-        }
-      }
+      multiply_matrix(static_cast<const bf16*>(a_data) + i * a.step, a,
+                      static_cast<const bf16*>(b_data) + i * b.step, b,
+                      static_cast<float*>(d_data) + i * d.step, d, old != 0.0F);
     }
   });
   return CUBLAS_STATUS_SUCCESS;
