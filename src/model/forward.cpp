@@ -144,11 +144,9 @@ void ForwardPass::embed(const Step& step) {
   const auto to = whole ? step.residual : rows_of(buffers_.partial, step.rows());
   const auto first = static_cast<TokenId>(part.begin);
   if (config_.shape.tied_embeddings)
-    at(Op::embed).embed(weights_.head().view().columns(part.begin, part.size()), buffers_.ids.data(), to,
-                        first);
+    at(Op::embed).embed(weights_.head(part), buffers_.ids.data(), to, first);
   else
-    at(Op::embed).embed(weights_.embedding().view().rows_from(part.begin, part.size()), buffers_.ids.data(),
-                        to, first);
+    at(Op::embed).embed(weights_.embedding(part), buffers_.ids.data(), to, first);
   if (whole) return;
   // A token's row comes from one rank and is -0.0 on all others, which changes no bit of a sum.
   backend_.fill(step.residual, -0.0F);
@@ -170,7 +168,7 @@ void ForwardPass::attention_block(int layer, const Step& step) {
   const int window = config_.windows[static_cast<std::size_t>(layer)];
   const float* bias = w.qkv_bias.data() == nullptr ? nullptr : w.qkv_bias.data() + shard.qkv_rows.begin;
 
-  at(Op::qkv).gemm(step.normed, w.qkv.view().columns(shard.qkv_rows.begin, shard.qkv_rows.size()), qkv, bias);
+  at(Op::qkv).gemm(step.normed, weights_.qkv(layer, shard.qkv_rows), qkv, bias);
   at(Op::rope).rope(qkv, layout, step.batch, step.slice.begin, {cos_, sin_}, norm, out);
   const auto mine =
       exchange_qkv(step, out);  // [T, (Hc + 2 Hkvc) head_dim] bf16: all tokens, this rank's heads
@@ -178,8 +176,7 @@ void ForwardPass::attention_block(int layer, const Step& step) {
   at(Op::attention)
       .attention(mine.cols_from(0, q_width), heads_, step.batch, cache_, layer, scale, window, attended);
   const auto input = exchange_attended(step, attended);  // [Ts, heads / tensor * head_dim] bf16
-  row_parallel(Op::o, input, w.o.view().k_range(shard.o_columns.begin, shard.o_columns.end), shard.o_bounds,
-               w.o_bias, &w.mlp_norm, step);
+  row_parallel(Op::o, input, weights_.o(layer, shard.o_columns), shard.o_bounds, w.o_bias, &w.mlp_norm, step);
 }
 
 void ForwardPass::mlp_block(int layer, const Step& step) {
@@ -191,12 +188,9 @@ void ForwardPass::mlp_block(int layer, const Step& step) {
   const Vector* next_norm = last ? nullptr : &weights_.layer(layer + 1).attention_norm;
   const float* bias = w.gate_up_bias.data() == nullptr ? nullptr : w.gate_up_bias.data() + 2 * part.begin;
 
-  at(Op::gate_up)
-      .gemm_silu_mul(step.normed,
-                     w.gate_up.view().columns(2 * part.begin, kernels::gate_up_rows(part.size())), activated,
-                     bias);
-  row_parallel(Op::down, activated, w.down.view().k_range(part.begin, part.end), step.shard.mlp_bounds,
-               w.down_bias, next_norm, step);
+  at(Op::gate_up).gemm_silu_mul(step.normed, weights_.gate_up(layer, part), activated, bias);
+  row_parallel(Op::down, activated, weights_.down(layer, part), step.shard.mlp_bounds, w.down_bias, next_norm,
+               step);
 }
 
 // From every rank's tokens, all heads of the group, to all tokens, this rank's heads. Both sides lie in the
@@ -291,8 +285,7 @@ void ForwardPass::head(const StepBatch& batch, const Step& step, kernels::Matrix
   const auto normed = rows_of(buffers_.sampled_normed, logits.rows);  // [S, hidden] bf16
   gather_sampled(batch, step, sampled);
   at(Op::norm).rms_norm(sampled, weights_.final_norm().data(), eps_, normed);
-  if (vocabulary_.size() > 0)
-    at(Op::head).gemm(normed, weights_.head().view().columns(vocabulary_.begin, vocabulary_.size()), logits);
+  if (vocabulary_.size() > 0) at(Op::head).gemm(normed, weights_.head(vocabulary_), logits);
 }
 
 // The residuals of the rows that sample, from whichever slice they are in, in the order of the batch.

@@ -68,7 +68,7 @@ struct Model::Impl {
                                        .strict = options.strict,
                                        .threads = options.threads,
                                        .kernels = options.kernels})),
-        weights(config, options.mesh, *backend),
+        weights(config, options.mesh, held_parts(config.shape, options.mesh, backend->device()), *backend),
         forward(config, weights, options.limits, options.mesh, *backend),
         sampler(real_tokens(config, options), config.stop_ids),
         sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {

@@ -9,10 +9,32 @@
 
 namespace nightshift::model {
 
+namespace {
+
+// What of rows first .. first + count - 1 lies in `held`.
+parallel::Range within(const parallel::Range& held, std::int64_t first, std::int64_t count) {
+  const std::int64_t begin = std::max(first, held.begin);
+  return {begin, std::max(begin, std::min(first + count, held.end))};
+}
+
+parallel::Range relative(const parallel::Range& part, const parallel::Range& held) {
+  if (part.size() == 0) return {};
+  NS_CHECK(part.begin >= held.begin && part.end <= held.end, "{}..{} of a matrix that holds {}..{}",
+           part.begin, part.end, held.begin, held.end);
+  return {part.begin - held.begin, part.end - held.begin};
+}
+
+kernels::PackedView rows_of(const kernels::PackedMatrix& matrix, const parallel::Range& part) {
+  return matrix.view().columns(part.begin, part.size());
+}
+
+}  // namespace
+
 PackedWeights::PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh,
-                             kernels::Backend& backend)
+                             const HeldParts& held, kernels::Backend& backend)
     : config_(config),
       chunks_(mesh == nullptr ? 1 : mesh->degrees().ranks()),
+      held_(held),
       backend_(backend),
       memory_(backend),
       layers_(static_cast<std::size_t>(config.shape.layers)) {
@@ -29,12 +51,14 @@ PackedWeights::PackedWeights(const ModelConfig& config, const parallel::DeviceMe
 void PackedWeights::lay_out() {
   const ModelShape& shape = config_.shape;
   for (LayerWeights& layer : layers_) make_layer(layer);
-  head_ = make_matrix(shape.vocab, shape.hidden);
-  if (!shape.tied_embeddings) embedding_ = make_plain<bf16>(shape.vocab, shape.hidden, "model::embedding");
+  head_ = make_matrix(held_.vocabulary.size(), shape.hidden);
+  if (!shape.tied_embeddings)
+    embedding_ = make_plain<bf16>(held_.vocabulary.size(), shape.hidden, "model::embedding");
   final_norm_ = make_vector(shape.hidden, "model::final_norm");
 }
 
 kernels::PackedMatrix PackedWeights::make_matrix(std::int64_t n, std::int64_t k) {
+  if (n == 0 || k == 0) return {kernels::Buffer{}, nullptr, n, k};
   const std::span<std::byte> memory = memory_.take(backend_.packed_bytes(n, k));
   return memory.empty() ? kernels::PackedMatrix() : backend_.make_packed(n, k, memory);
 }
@@ -49,19 +73,18 @@ kernels::Matrix<T> PackedWeights::make_plain(std::int64_t rows, std::int64_t col
 
 void PackedWeights::make_layer(LayerWeights& layer) {
   const ModelShape& s = config_.shape;
-  const std::int64_t q = static_cast<std::int64_t>(s.heads) * s.head_dim;
   const std::int64_t qkv = chunks_ * qkv_chunk(s, chunks_).rows;
   const std::int64_t gate_up = kernels::gate_up_rows(s.intermediate);
   layer.attention_norm = make_vector(s.hidden, "model::attention_norm");
-  layer.qkv = make_matrix(qkv, s.hidden);
+  layer.qkv = make_matrix(held_.qkv_rows.size(), s.hidden);
   if (config_.qkv_bias) layer.qkv_bias = make_vector(qkv, "model::qkv_bias");
   if (config_.qk_norm) layer.q_norm = make_vector(s.head_dim, "model::q_norm");
   if (config_.qk_norm) layer.k_norm = make_vector(s.head_dim, "model::k_norm");
-  layer.o = make_matrix(s.hidden, q);
+  layer.o = make_matrix(s.hidden, held_.o_columns.size());
   if (config_.o_bias) layer.o_bias = make_vector(s.hidden, "model::o_bias");
   layer.mlp_norm = make_vector(s.hidden, "model::mlp_norm");
-  layer.gate_up = make_matrix(gate_up, s.hidden);
-  layer.down = make_matrix(s.hidden, s.intermediate);
+  layer.gate_up = make_matrix(kernels::gate_up_rows(held_.mlp_columns.size()), s.hidden);
+  layer.down = make_matrix(s.hidden, held_.mlp_columns.size());
   if (!config_.mlp_bias) return;
   layer.gate_up_bias = make_vector(gate_up, "model::gate_up_bias");
   layer.down_bias = make_vector(s.hidden, "model::down_bias");
@@ -139,12 +162,7 @@ void PackedWeights::store_vector(Weight weight, int layer, std::int64_t first,
 
 void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
                                kernels::MatrixView<const bf16> rows) {
-  if (weight == Weight::embedding && !config_.shape.tied_embeddings) {
-    const auto bytes = static_cast<std::size_t>(rows.rows * rows.cols) * sizeof(bf16);
-    return backend_.copy_to_device(embedding_.view().row(first_row), rows.data, bytes);
-  }
-  if (weight == Weight::embedding || weight == Weight::head)
-    return backend_.pack_rows(head_, first_row, rows);
+  if (weight == Weight::embedding || weight == Weight::head) return store_vocabulary(weight, first_row, rows);
   LayerWeights& w = layers_[static_cast<std::size_t>(layer)];
   switch (weight) {
     case Weight::q:
@@ -152,12 +170,20 @@ void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
     case Weight::v:
       return place_qkv_rows(config_.shape, chunks_, weight, first_row, rows.rows,
                             [&](std::int64_t at, std::int64_t from, std::int64_t count) {
-                              backend_.pack_rows(w.qkv, at, rows.rows_from(from - first_row, count));
+                              const parallel::Range part = within(held_.qkv_rows, at, count);
+                              if (part.size() == 0) return;
+                              backend_.pack_rows(
+                                  w.qkv, part.begin - held_.qkv_rows.begin,
+                                  rows.rows_from(from + part.begin - at - first_row, part.size()));
                             });
     case Weight::o:
-      return backend_.pack_rows(w.o, first_row, rows);
+      if (held_.o_columns.size() == 0) return;
+      return backend_.pack_rows(w.o, first_row,
+                                rows.cols_from(held_.o_columns.begin, held_.o_columns.size()));
     case Weight::down:
-      return backend_.pack_rows(w.down, first_row, rows);
+      if (held_.mlp_columns.size() == 0) return;
+      return backend_.pack_rows(w.down, first_row,
+                                rows.cols_from(held_.mlp_columns.begin, held_.mlp_columns.size()));
     case Weight::gate:
     case Weight::up:
       return store_gate_up(w, weight == Weight::up, first_row, rows);
@@ -170,15 +196,51 @@ void PackedWeights::store_rows(Weight weight, int layer, std::int64_t first_row,
 void PackedWeights::store_gate_up(LayerWeights& layer, bool up, std::int64_t first_row,
                                   kernels::MatrixView<const bf16> rows) {
   // Runs of rows that stay together in the interleaved matrix; every run is another panel's half.
-  const std::int64_t first_run = first_row / kMlpUnit, last_row = first_row + rows.rows;
+  const parallel::Range part = within(held_.mlp_columns, first_row, rows.rows);
+  if (part.size() == 0) return;
+  const std::int64_t first_run = part.begin / kMlpUnit, last_row = part.end;
   const std::int64_t runs = (last_row + kMlpUnit - 1) / kMlpUnit - first_run;
   const double nanoseconds = 0.5 * static_cast<double>(rows.rows) * static_cast<double>(rows.cols);
   kernels::for_each_tile("model::pack", backend_.threads(), runs, nanoseconds, [&](int, std::int64_t run) {
-    const std::int64_t begin = std::max(first_row, (first_run + run) * kMlpUnit);
+    const std::int64_t begin = std::max(part.begin, (first_run + run) * kMlpUnit);
     const std::int64_t end = std::min(last_row, (first_run + run + 1) * kMlpUnit);
-    backend_.pack_rows(layer.gate_up, kernels::gate_up_row(begin, up),
+    backend_.pack_rows(layer.gate_up, kernels::gate_up_row(begin - held_.mlp_columns.begin, up),
                        rows.rows_from(begin - first_row, end - begin));
   });
+}
+
+void PackedWeights::store_vocabulary(Weight weight, std::int64_t first_row,
+                                     kernels::MatrixView<const bf16> rows) {
+  const parallel::Range part = within(held_.vocabulary, first_row, rows.rows);
+  if (part.size() == 0) return;
+  const auto kept = rows.rows_from(part.begin - first_row, part.size());
+  const std::int64_t at = part.begin - held_.vocabulary.begin;
+  if (weight == Weight::head || config_.shape.tied_embeddings) return backend_.pack_rows(head_, at, kept);
+  backend_.copy_to_device(embedding_.view().row(at), kept.data,
+                          static_cast<std::size_t>(kept.rows * kept.cols) * sizeof(bf16));
+}
+
+kernels::PackedView PackedWeights::qkv(int layer, const parallel::Range& rows) const {
+  return rows_of(this->layer(layer).qkv, relative(rows, held_.qkv_rows));
+}
+kernels::PackedView PackedWeights::o(int layer, const parallel::Range& columns) const {
+  const parallel::Range part = relative(columns, held_.o_columns);
+  return this->layer(layer).o.view().k_range(part.begin, part.end);
+}
+kernels::PackedView PackedWeights::gate_up(int layer, const parallel::Range& mlp_columns) const {
+  const parallel::Range part = relative(mlp_columns, held_.mlp_columns);
+  return this->layer(layer).gate_up.view().columns(2 * part.begin, kernels::gate_up_rows(part.size()));
+}
+kernels::PackedView PackedWeights::down(int layer, const parallel::Range& mlp_columns) const {
+  const parallel::Range part = relative(mlp_columns, held_.mlp_columns);
+  return this->layer(layer).down.view().k_range(part.begin, part.end);
+}
+kernels::PackedView PackedWeights::head(const parallel::Range& vocabulary) const {
+  return rows_of(head_, relative(vocabulary, held_.vocabulary));
+}
+kernels::MatrixView<const bf16> PackedWeights::embedding(const parallel::Range& vocabulary) const {
+  const parallel::Range part = relative(vocabulary, held_.vocabulary);
+  return embedding_.view().rows_from(part.begin, part.size());
 }
 
 }  // namespace nightshift::model

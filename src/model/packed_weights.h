@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights in the layout that the kernels read: one copy per host, filled row range by row range while a
-// checkpoint is read, by all ranks of the host together.
+// The weights in the layout that the kernels read. On CPUs one copy per host, filled row range by row range
+// while a checkpoint is read, by all ranks of the host together; on GPUs the part of this rank alone, its own
+// in the base layout, within which that of the shift layout lies.
 //
 // QKV rows stand in owner order: for each of the replica's P chunks [Q heads | K heads | V heads], KV heads
 // repeated where there are fewer than ranks, filled up with zero rows to whole panels. Every other matrix is
@@ -23,16 +24,24 @@ using Vector = kernels::Matrix<float>;  // [1, n]; no data when the model has no
 
 struct LayerWeights {
   Vector attention_norm;          // [hidden]
-  kernels::PackedMatrix qkv;      // [chunks * chunk_rows, hidden], owner order
+  kernels::PackedMatrix qkv;      // [held qkv_rows, hidden], owner order
   Vector qkv_bias;                // [chunks * chunk_rows]
   Vector q_norm, k_norm;          // [head_dim]
-  kernels::PackedMatrix o;        // [hidden, heads head_dim]
+  kernels::PackedMatrix o;        // [hidden, held o_columns]
   Vector o_bias;                  // [hidden]
   Vector mlp_norm;                // [hidden]
-  kernels::PackedMatrix gate_up;  // [gate_up_rows(intermediate), hidden], interleaved
+  kernels::PackedMatrix gate_up;  // [gate_up_rows(held mlp_columns), hidden], interleaved
   Vector gate_up_bias;            // [gate_up_rows(intermediate)]
-  kernels::PackedMatrix down;     // [hidden, intermediate]
+  kernels::PackedMatrix down;     // [hidden, held mlp_columns]
   Vector down_bias;               // [hidden]
+};
+
+// Which parts of the matrices stand in this process's memory.
+struct HeldParts {
+  parallel::Range qkv_rows;     // of [chunks * chunk_rows]
+  parallel::Range o_columns;    // of heads head_dim
+  parallel::Range mlp_columns;  // of intermediate
+  parallel::Range vocabulary;   // rows of embedding and head
 };
 
 // Rows of the fused QKV matrix that one chunk of P owns.
@@ -46,7 +55,8 @@ QkvChunk qkv_chunk(const ModelShape& shape, int chunks);
 class PackedWeights {
  public:
   // For a replica of mesh->degrees().ranks() chunks; null: one. Collective over the world of the mesh.
-  PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh, kernels::Backend& backend);
+  PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh, const HeldParts& held,
+                kernels::Backend& backend);
 
   // Stores rows first_row .. of one weight of one layer, given in the file's element type as [rows][columns].
   // Each row once, in any order, by any rank of the host. Values become bf16 (rounded to nearest even) in
@@ -55,9 +65,14 @@ class PackedWeights {
              std::int64_t columns, const void* data);
 
   const LayerWeights& layer(int i) const { return layers_[static_cast<std::size_t>(i)]; }
-  const kernels::PackedMatrix& head() const { return head_; }  // [vocab, hidden]; the embedding too when tied
-  const kernels::Matrix<bf16>& embedding() const { return embedding_; }  // [vocab, hidden]; empty when tied
-  const Vector& final_norm() const { return final_norm_; }               // [hidden]
+  const Vector& final_norm() const { return final_norm_; }  // [hidden]
+  // Parts of matrices, within what is held, named by their place in the whole matrix.
+  kernels::PackedView qkv(int layer, const parallel::Range& rows) const;
+  kernels::PackedView o(int layer, const parallel::Range& columns) const;
+  kernels::PackedView gate_up(int layer, const parallel::Range& mlp_columns) const;
+  kernels::PackedView down(int layer, const parallel::Range& mlp_columns) const;
+  kernels::PackedView head(const parallel::Range& vocabulary) const;  // the embedding too when tied
+  kernels::MatrixView<const bf16> embedding(const parallel::Range& vocabulary) const;
   const WeightMemory& memory() const { return memory_; }
 
  private:
@@ -73,9 +88,11 @@ class PackedWeights {
   void store_rows(Weight weight, int layer, std::int64_t first_row, kernels::MatrixView<const bf16> rows);
   void store_gate_up(LayerWeights& layer, bool up, std::int64_t first_row,
                      kernels::MatrixView<const bf16> rows);
+  void store_vocabulary(Weight weight, std::int64_t first_row, kernels::MatrixView<const bf16> rows);
 
   const ModelConfig& config_;
   const int chunks_;
+  const HeldParts held_;
   kernels::Backend& backend_;
   WeightMemory memory_;
   std::vector<LayerWeights> layers_;

@@ -63,6 +63,19 @@ Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, para
   return shard;
 }
 
+HeldParts held_parts(const ModelShape& shape, const parallel::DeviceMesh* mesh, kernels::Device device) {
+  const bool whole = device == kernels::Device::cpu || mesh == nullptr;
+  if (!whole) {
+    const Shard base = make_shard(shape, mesh, parallel::Layout::base);
+    return {base.qkv_rows, base.o_columns, base.mlp_columns, base.vocabulary};
+  }
+  const int chunks = mesh == nullptr ? 1 : mesh->degrees().ranks();
+  return {{0, chunks * qkv_chunk(shape, chunks).rows},
+          {0, static_cast<std::int64_t>(shape.heads) * shape.head_dim},
+          {0, shape.intermediate},
+          {0, shape.vocab}};
+}
+
 std::int64_t matrix_bytes(const ModelShape& shape, const Shard& shard, kernels::Backend& backend) {
   const auto bytes = [&](std::int64_t n, std::int64_t k) {
     return n == 0 || k == 0 ? 0 : static_cast<std::int64_t>(backend.packed_bytes(n, k));

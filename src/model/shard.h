@@ -27,6 +27,9 @@ struct Shard {
   }
 };
 
+// What this process holds: all of it, or on GPUs the base layout's part.
+HeldParts held_parts(const ModelShape& shape, const parallel::DeviceMesh* mesh, kernels::Device device);
+
 // mesh null: one rank.
 Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout);
 
