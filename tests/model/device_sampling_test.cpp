@@ -272,6 +272,67 @@ TEST_F(DeviceSamplingTest, TiesBeyondOneChunk) {
   compare(rows, {});
 }
 
+// As many tokens as a key can tell apart.
+TEST_F(DeviceSamplingTest, TheLargestVocabulary) {
+  constexpr int kMost = 1 << 20;
+  EXPECT_THROW(backend_->make_sampler(kMost + 1), Error);
+  Random random(9);
+  std::vector<Given> rows(2);
+  for (Given& given : rows) {
+    given.params.temperature = 1.0;
+    given.params.logprobs = 1;
+    given.key = random();
+    given.logits.assign(kMost, 0.0F);
+    given.logits.back() = 12.0F;
+  }
+  rows[1].params.top_k = 3;
+  compare(rows, {});
+}
+
+// u next to 0 and 1: the first and the last token that have a weight.
+TEST_F(DeviceSamplingTest, EndsOfTheUnitInterval) {
+  constexpr int kVocab = 5000, kFirst = 70, kLast = 4321;
+  std::vector<kernels::SamplingRow> rows;
+  for (const double u : {0.0, 1.0 - 0x1p-53}) {
+    for (const std::int32_t top_k : {0, 60, kVocab}) {
+      for (const double top_p : {1.0, 1.0 - 1e-15}) {
+        kernels::SamplingRow row{};
+        row.u = u;
+        row.top_p = top_p;
+        row.top_k = top_k;
+        row.repetition_penalty = row.inverse_temperature = 1.0F;
+        row.pending = -1;
+        rows.push_back(row);
+      }
+    }
+  }
+  Random random(10);
+  std::vector<float> logits;
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    for (int c = 0; c < kVocab; ++c)
+      logits.push_back(c == kFirst || c == kLast ? 5.0F
+                       : c < kFirst || c > kLast ? -kInfinity
+                                                 : static_cast<float>(normal(random)));
+  const auto count = static_cast<std::int64_t>(rows.size());
+  const auto up = [&](const auto& values) {
+    const std::size_t bytes = values.size() * sizeof(values[0]);
+    kernels::Buffer buffer = backend_->allocate(bytes, "test");
+    backend_->copy_to_device(buffer.data(), values.data(), bytes);
+    return buffer;
+  };
+  const kernels::Buffer on_device = up(logits), wanted = up(rows);
+  const kernels::Buffer tokens = up(std::vector<TokenId>(rows.size()));
+  const kernels::Buffer results = up(std::vector<kernels::SampledRow>(rows.size()));
+  kernels::SamplingCall call;
+  call.rows = wanted.as<kernels::SamplingRow>();
+  call.tokens = tokens.as<TokenId>();
+  call.results = results.as<kernels::SampledRow>();
+  backend_->make_sampler(kVocab)->sample({on_device.as<float>(), count, kVocab}, call);
+  std::vector<TokenId> got(rows.size());
+  backend_->copy_to_host(got.data(), tokens.data(), got.size() * sizeof(TokenId));
+  for (std::size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(got[i], rows[i].u == 0.0 ? kFirst : kLast) << i;
+}
+
 // A slot keeps its results while the other one starts; the second step reads the first one's tokens.
 TEST_F(DeviceSamplingTest, TwoStepsInFlight) {
   Random random(8);
