@@ -180,9 +180,9 @@ NS_DEVICE void edit_row(float* row, int vocab, TokenEdit* edits, const TokenId* 
   __syncthreads();
 }
 
+// Everybody has read the edited row: each pass over it ends with a barrier.
 NS_DEVICE void restore_row(float* row, const TokenEdit* edits, const SamplingRow& p,
                            const SelectionMemory& s) {
-  __syncthreads();  // nobody reads the edited row any more
   for (int i = thread_id(); i < p.edits; i += thread_count()) {
     const TokenId id = edits[i].id < 0 ? ~edits[i].id : edits[i].id;
     row[id] = float_of(static_cast<std::uint32_t>(edits[i].times));

@@ -252,23 +252,25 @@ TEST_F(DeviceSamplingTest, AnyOrderOfThreads) {
   }
 }
 
-// As many digits as a key has: all values, or all but the last bits, are equal.
+// As many digits as a key has: all values, or all but the last bits, are equal. Then whole digits of ids fill
+// a chunk to the last place.
 TEST_F(DeviceSamplingTest, TiesBeyondOneChunk) {
   Random random(7);
   std::vector<Given> rows;
-  for (const double top_p : {0.0001, 0.3, 0.5, 0.99}) {
-    for (const std::int64_t top_k : {0, 2047, 2048, 2049, 7000}) {
-      Given given;
-      given.params.temperature = 1.0;
-      given.params.top_p = top_p;
-      given.params.top_k = top_k;
-      given.params.logprobs = 3000;  // a list of several chunks
-      given.key = random();
-      given.logits.assign(9000, 1.0F);
-      for (std::size_t i = 0; i < 4000; ++i) given.logits[random() % 9000] = std::nextafter(1.0F, 2.0F);
-      rows.push_back(std::move(given));
-    }
-  }
+  const auto add = [&](double top_p, std::int64_t top_k, std::size_t larger) {
+    Given given;
+    given.params.temperature = 1.0;
+    given.params.top_p = top_p;
+    given.params.top_k = top_k;
+    given.params.logprobs = 3000;  // a list of several chunks
+    given.key = random();
+    given.logits.assign(9000, 1.0F);
+    for (std::size_t i = 0; i < larger; ++i) given.logits[random() % 9000] = std::nextafter(1.0F, 2.0F);
+    rows.push_back(std::move(given));
+  };
+  for (const double top_p : {0.0001, 0.3, 0.5, 0.99})
+    for (const std::int64_t top_k : {0, 2047, 2048, 2049, 7000})
+      for (const std::size_t larger : {0, 4000}) add(top_p, top_k, larger);
   compare(rows, {});
 }
 
@@ -289,48 +291,72 @@ TEST_F(DeviceSamplingTest, TheLargestVocabulary) {
   compare(rows, {});
 }
 
-// u next to 0 and 1: the first and the last token that have a weight.
-TEST_F(DeviceSamplingTest, EndsOfTheUnitInterval) {
-  constexpr int kVocab = 5000, kFirst = 70, kLast = 4321;
-  std::vector<kernels::SamplingRow> rows;
-  for (const double u : {0.0, 1.0 - 0x1p-53}) {
+// Rows whose u the test chooses, in calls of the kernel itself.
+class DeviceSamplingGivenUniform : public DeviceSamplingTest {
+ protected:
+  static constexpr int kVocab = 5000;
+
+  // By all of the row's ways: everything, top-k in one chunk, top-k in several.
+  void add(double u, const std::vector<float>& row, TokenId all, TokenId of_60) {
     for (const std::int32_t top_k : {0, 60, kVocab}) {
-      for (const double top_p : {1.0, 1.0 - 1e-15}) {
-        kernels::SamplingRow row{};
-        row.u = u;
-        row.top_p = top_p;
-        row.top_k = top_k;
-        row.repetition_penalty = row.inverse_temperature = 1.0F;
-        row.pending = -1;
-        rows.push_back(row);
-      }
+      kernels::SamplingRow wanted{};
+      wanted.u = u;
+      wanted.top_p = 1.0;
+      wanted.top_k = top_k;
+      wanted.repetition_penalty = 1.0;
+      wanted.inverse_temperature = 1.0F;
+      wanted.pending = -1;
+      rows_.push_back(wanted);
+      logits_.insert(logits_.end(), row.begin(), row.end());
+      expected_.push_back(top_k == 60 ? of_60 : all);
     }
   }
-  Random random(10);
-  std::vector<float> logits;
-  for (std::size_t i = 0; i < rows.size(); ++i)
-    for (int c = 0; c < kVocab; ++c)
-      logits.push_back(c == kFirst || c == kLast ? 5.0F
-                       : c < kFirst || c > kLast ? -kInfinity
-                                                 : static_cast<float>(normal(random)));
-  const auto count = static_cast<std::int64_t>(rows.size());
-  const auto up = [&](const auto& values) {
-    const std::size_t bytes = values.size() * sizeof(values[0]);
-    kernels::Buffer buffer = backend_->allocate(bytes, "test");
-    backend_->copy_to_device(buffer.data(), values.data(), bytes);
+
+  template <class T>
+  kernels::Buffer up(const std::vector<T>& values) {
+    kernels::Buffer buffer = backend_->allocate(values.size() * sizeof(T), "test");
+    backend_->copy_to_device(buffer.data(), values.data(), buffer.bytes());
     return buffer;
-  };
-  const kernels::Buffer on_device = up(logits), wanted = up(rows);
-  const kernels::Buffer tokens = up(std::vector<TokenId>(rows.size()));
-  const kernels::Buffer results = up(std::vector<kernels::SampledRow>(rows.size()));
-  kernels::SamplingCall call;
-  call.rows = wanted.as<kernels::SamplingRow>();
-  call.tokens = tokens.as<TokenId>();
-  call.results = results.as<kernels::SampledRow>();
-  backend_->make_sampler(kVocab)->sample({on_device.as<float>(), count, kVocab}, call);
-  std::vector<TokenId> got(rows.size());
-  backend_->copy_to_host(got.data(), tokens.data(), got.size() * sizeof(TokenId));
-  for (std::size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(got[i], rows[i].u == 0.0 ? kFirst : kLast) << i;
+  }
+
+  std::vector<TokenId> sample() {
+    const kernels::Buffer logits = up(logits_), rows = up(rows_), tokens = up(expected_);
+    const kernels::Buffer results = up(std::vector<kernels::SampledRow>(rows_.size()));
+    kernels::SamplingCall call;
+    call.rows = rows.as<kernels::SamplingRow>();
+    call.tokens = tokens.as<TokenId>();
+    call.results = results.as<kernels::SampledRow>();
+    const auto count = static_cast<std::int64_t>(rows_.size());
+    const auto sampler = backend_->make_sampler(kVocab);
+    sampler->sample({logits.as<float>(), count, kVocab}, call);
+    std::vector<TokenId> got(rows_.size(), -2);
+    backend_->copy_to_host(got.data(), tokens.data(), got.size() * sizeof(TokenId));
+    return got;
+  }
+
+  std::vector<kernels::SamplingRow> rows_;
+  std::vector<float> logits_;
+  std::vector<TokenId> expected_;
+};
+
+// The first and the last token that have a weight.
+TEST_F(DeviceSamplingGivenUniform, EndsOfTheUnitInterval) {
+  constexpr TokenId kFirst = 70, kLast = 4321;
+  Random random(10);
+  std::vector<float> row(kVocab, -kInfinity);
+  for (std::size_t c = kFirst; c <= kLast; ++c) row[c] = static_cast<float>(normal(random));
+  row[kFirst] = row[kLast] = 5.0F;
+  add(0.0, row, kFirst, kFirst);
+  add(1.0 - 0x1p-53, row, kLast, kLast);
+  EXPECT_EQ(sample(), expected_);
+}
+
+// The running sum must exceed u times the total: being equal to it is not enough.
+TEST_F(DeviceSamplingGivenUniform, ExactlyAtASum) {
+  const std::vector<float> row(kVocab, 3.0F);
+  add(0.5, row, kVocab / 2, 30);
+  add(0.25, row, kVocab / 4, 15);
+  EXPECT_EQ(sample(), expected_);
 }
 
 // A slot keeps its results while the other one starts; the second step reads the first one's tokens.
