@@ -45,15 +45,21 @@ NS_DEVICE Best best_of_row(const float* row, int vocab, SelectionMemory& s) {
 // Sums of the weights of kBlockTokens neighbours each: eight interleaved chains, joined pairwise, a thread
 // for each chain.
 NS_DEVICE void sum_blocks(const float* row, int vocab, const Weight& weigh, SelectionMemory& s) {
-  constexpr int kLanes = 8;
+  constexpr int kLanes = 8, kAhead = 4;  // loads run ahead of the additions
   const int chains = (vocab + kBlockTokens - 1) / kBlockTokens * kLanes;
   for (int first = 0; first < chains; first += thread_count()) {  // every thread takes part in the shuffles
     const int chain = first + thread_id(), block = chain / kLanes;
     const int begin = block * kBlockTokens + chain % kLanes;
     const int end = vocab < (block + 1) * kBlockTokens ? vocab : (block + 1) * kBlockTokens;
     double total = 0.0;
-#pragma unroll 4
-    for (int c = begin; c < end; c += kLanes) total = sum(total, static_cast<double>(weigh(row[c])));
+    for (int c = begin; c < end; c += kAhead * kLanes) {
+      float logits[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) logits[i] = row[c + i * kLanes < end ? c + i * kLanes : c];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+        if (c + i * kLanes < end) total = sum(total, static_cast<double>(weigh(logits[i])));
+    }
     for (int mask = 1; mask < kLanes; mask *= 2) total = sum(total, from_lane_xor(total, mask));
     if (chain < chains && chain % kLanes == 0) s.block_sums[block] = total;
   }
@@ -80,16 +86,18 @@ NS_DEVICE TokenId draw_from(Chunks<ById>& kept, double u, SelectionMemory& s) {
 NS_DEVICE TokenId draw(const Chunks<ByLikelihood>& chunks, double u, SelectionMemory& s) {
   const ByLikelihood& order = chunks.order;
   const int kept = s.walk.count;
-  Chunks<ById> by_id(ById{order, s.walk.last, order.begin, order.end});
-  if (chunks.begin == 0 && kept <= static_cast<int>(s.count)) {  // all of them are in shared memory
+  Chunks<ById> by_id(ById{order.row, order, s.walk.last, order.begin, order.end});
+  if (chunks.at_first && kept <= static_cast<int>(s.count)) {  // all of them are in shared memory
     for (int i = thread_id(); i < kept; i += thread_count())
       s.keys[i] = ById::key_of(ByLikelihood::id(s.keys[i]), s.weights[i]);
     __syncthreads();
-    if (thread_id() == 0) s.count = static_cast<std::uint32_t>(kept);
+    if (thread_id() == 0) {
+      s.count = static_cast<std::uint32_t>(kept);
+      s.next = kNoKey;
+    }
     __syncthreads();
     sort_keys(s);
-    by_id.begin = 0;
-    by_id.end = kNoKey;
+    by_id.at_first = true;
     by_id.weigh(s);
   }
   __syncthreads();  // s.walk may be written again
@@ -110,7 +118,7 @@ NS_DEVICE TokenId draw_from_all(const ByLikelihood& order, double u, SelectionMe
     running = sum(running, s.block_sums[block]);
   }
   const int begin = chosen * kBlockTokens, end = begin + kBlockTokens;
-  Chunks<ById> block(ById{order, kNoKey - 1, begin, end < order.end ? end : order.end});
+  Chunks<ById> block(ById{order.row, order, kNoKey - 1, begin, end < order.end ? end : order.end});
   walk_row(block, before, kAll, next_above(target), s);
   return ById::id(s.walk.last);
 }
@@ -146,9 +154,10 @@ NS_DEVICE float penalised(float logit, int times, const SamplingRow& p) {
 }
 
 // Masks and penalties, in place; the originals go where the edits' counts stood. Each edit is one thread's.
-NS_DEVICE void edit_row(float* row, int vocab, TokenEdit* edits, TokenId pending, const SamplingRow& p,
-                        SelectionMemory& s) {
-  if (thread_id() == 0) s.added = pending >= 0 && pending < vocab;
+NS_DEVICE void edit_row(float* row, int vocab, TokenEdit* edits, const TokenId* previous,
+                        const SamplingRow& p, SelectionMemory& s) {
+  const TokenId pending = p.pending < 0 ? -1 : previous[p.pending];
+  if (thread_id() == 0) s.pending = pending < vocab ? pending : -1;
   __syncthreads();
   for (int i = thread_id(); i < p.edits; i += thread_count()) {
     const bool masked = edits[i].id < 0;
@@ -156,7 +165,7 @@ NS_DEVICE void edit_row(float* row, int vocab, TokenEdit* edits, TokenId pending
     int times = edits[i].times;
     if (id == pending) {
       times = times < 0 ? 1 : times + 1;
-      s.added = 0;
+      s.pending = -1;
     }
     const float original = row[id];
     const float logit = masked ? float_of(kMinusInfinity) : original;
@@ -164,21 +173,21 @@ NS_DEVICE void edit_row(float* row, int vocab, TokenEdit* edits, TokenId pending
     edits[i].times = static_cast<std::int32_t>(bits_of(original));
   }
   __syncthreads();
-  if (thread_id() == 0 && s.added != 0) {
-    s.added_original = row[pending];
-    row[pending] = penalised(row[pending], 1, p);
+  if (thread_id() == 0 && s.pending >= 0) {
+    s.pending_logit = row[s.pending];
+    row[s.pending] = penalised(s.pending_logit, 1, p);
   }
   __syncthreads();
 }
 
-NS_DEVICE void restore_row(float* row, const TokenEdit* edits, TokenId pending, const SamplingRow& p,
+// Everybody has read the edited row: each pass over it ends with a barrier.
+NS_DEVICE void restore_row(float* row, const TokenEdit* edits, const SamplingRow& p,
                            const SelectionMemory& s) {
-  __syncthreads();  // nobody reads the edited row any more
   for (int i = thread_id(); i < p.edits; i += thread_count()) {
     const TokenId id = edits[i].id < 0 ? ~edits[i].id : edits[i].id;
     row[id] = float_of(static_cast<std::uint32_t>(edits[i].times));
   }
-  if (thread_id() == 0 && s.added != 0) row[pending] = s.added_original;
+  if (thread_id() == 0 && s.pending >= 0) row[s.pending] = s.pending_logit;
   __syncthreads();
 }
 
@@ -186,8 +195,8 @@ NS_DEVICE void restore_row(float* row, const TokenEdit* edits, TokenId pending, 
 NS_DEVICE int list_top(const float* row, int vocab, int most, ScoredToken* top, SelectionMemory& s) {
   const ByLikelihood order{row, {0.0F, 1.0F, 0.0F}, 0, vocab};
   int listed = 0;
-  for (Key begin = 0; begin != kNoKey && listed < most;) {
-    begin = load_chunk(order, begin, s);
+  for (Key begin = 0; begin != kNoKey && listed < most; begin = s.next) {
+    load_chunk(order, begin, s);
     const int count = static_cast<int>(s.count) < most - listed ? static_cast<int>(s.count) : most - listed;
     for (int i = thread_id(); i < count; i += thread_count()) {
       const int id = ByLikelihood::id(s.keys[i]);
@@ -223,13 +232,12 @@ NS_KERNEL_OF(kMostThreads) choose_kernel(MatrixView<float> logits, int vocab, Sa
     if (p.logprobs > 0)
       describe(row, vocab, best.value, p.logprobs, call.top.data + blockIdx.x * call.top.stride, out, s);
     const bool edited = p.edits > 0 || p.pending >= 0;
-    const TokenId pending = p.pending < 0 ? -1 : call.previous[p.pending];
     if (edited) {
-      edit_row(row, vocab, call.edits + p.first_edit, pending, p, s);
+      edit_row(row, vocab, call.edits + p.first_edit, call.previous, p, s);
       best = best_of_row(row, vocab, s);
     }
     if (best.unusable == 0) token = choose(row, vocab, best, p, s);
-    if (edited) restore_row(row, call.edits + p.first_edit, pending, p, s);
+    if (edited) restore_row(row, call.edits + p.first_edit, p, s);
   }
   if (thread_id() != 0) return;
   call.tokens[blockIdx.x] = out.token = token;

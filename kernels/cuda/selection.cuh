@@ -4,8 +4,8 @@
 // up weights along it, because the bits of a sum are those of its order. Everything that is chosen is the
 // beginning of a total order, so the number of threads changes nothing.
 //
-// An Order gives token c its key: Order::key(c), below kNoKey, ascending, all different; kNoKey takes c out.
-// Order::weight(key) is its weight, Order::id(key) is c, and its tokens are begin .. end - 1.
+// An Order gives token c its key: Order::key(c, logit), below kNoKey, ascending, all different; kNoKey takes
+// c out. Order::weight(key) is its weight, Order::id(key) is c, and its tokens are begin .. end - 1.
 #pragma once
 
 #include "kernels/cuda/exp.cuh"
@@ -52,11 +52,14 @@ struct SelectionMemory {
   std::uint32_t digit, before;  // the first digit that no longer fits, and the keys that come before it
   std::uint32_t warp_totals[kMostThreads / kWarp];
   Best warp_best[kMostThreads / kWarp];
+  Key next;  // where the next chunk begins
   Walk walk;
-  std::int32_t over;  // the walk has ended
-  float added_original;
-  std::int32_t added;  // an edit of its own for the pending token
+  std::int32_t over;     // the walk has ended
+  std::int32_t pending;  // a token that needs an edit of its own; -1: none
+  float pending_logit;   // before that
 };
+
+static_assert(sizeof(SelectionMemory) <= 48 << 10);  // what a block may have everywhere
 
 // exp((logit - maximum) / temperature), or 0 below min_p.
 struct Weight {
@@ -73,8 +76,7 @@ struct ByLikelihood {
   Weight weigh;
   int begin, end;
 
-  NS_DEVICE Key key(int c) const {
-    const float logit = row[c];
+  NS_DEVICE Key key(int c, float logit) const {
     if (logit == float_of(kMinusInfinity)) return kNoKey;
     const std::uint32_t bits = logit == 0.0F ? 0 : bits_of(logit);  // -0 and +0 are equal
     const std::uint32_t descending = (bits & 0x80000000U) != 0 ? bits : ~(bits | 0x80000000U);
@@ -89,6 +91,7 @@ struct ByLikelihood {
 
 // Ascending by id: tokens of some weight whose key by likelihood is at most `last`.
 struct ById {
+  const float* row;
   ByLikelihood from;
   Key last;
   int begin, end;
@@ -96,7 +99,9 @@ struct ById {
   NS_DEVICE static Key key_of(int c, float weight) {
     return weight > 0.0F ? (static_cast<Key>(c) << (kIdBits + 12)) | bits_of(weight) : kNoKey;
   }
-  NS_DEVICE Key key(int c) const { return from.key(c) <= last ? key_of(c, from.weigh(from.row[c])) : kNoKey; }
+  NS_DEVICE Key key(int c, float logit) const {
+    return from.key(c, logit) <= last ? key_of(c, from.weigh(logit)) : kNoKey;
+  }
   NS_DEVICE static float weight(Key key) { return float_of(static_cast<std::uint32_t>(key)); }
   NS_DEVICE static int id(Key key) { return static_cast<int>(key >> (kIdBits + 12)); }
 };
@@ -108,6 +113,25 @@ NS_DEVICE int thread_count() {
   return static_cast<int>(blockDim.x);
 }
 
+// Calls use(key) for the key of each token, in one of the threads. Loads run ahead of what is done with them.
+template <class Order, class Use>
+NS_DEVICE void for_each_key(const Order& order, const Use& use) {
+  constexpr int kAhead = 4;
+  for (int first = order.begin + thread_id(); first < order.end; first += kAhead * thread_count()) {
+    float logits[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int c = first + i * thread_count();
+      logits[i] = order.row[c < order.end ? c : first];
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int c = first + i * thread_count();
+      if (c < order.end) use(order.key(c, logits[i]));
+    }
+  }
+}
+
 // How often each value of the digit at `shift` occurs among the keys of [from, to), which agree above it.
 template <class Order>
 NS_DEVICE void count_digits(const Order& order, Key from, Key to, int shift, SelectionMemory& s) {
@@ -115,11 +139,10 @@ NS_DEVICE void count_digits(const Order& order, Key from, Key to, int shift, Sel
   if (thread_id() == 0) s.count = 0;
   __syncthreads();
   const int copy = thread_id() % kCopies;
-  for (int c = order.begin + thread_id(); c < order.end; c += thread_count()) {
-    const Key key = order.key(c);
+  for_each_key(order, [&](Key key) {
     if (key >= from && key < to)
       count_up(&s.bins[static_cast<int>((key >> shift) % kDigits) * kCopies + copy], 1);
-  }
+  });
   __syncthreads();
 }
 
@@ -147,8 +170,10 @@ NS_DEVICE void divide(SelectionMemory& s) {
     return keys;
   };
   std::uint32_t mine = 0;
+#pragma unroll 1  // registers are scarce
   for (int i = 0; i < own; ++i) mine += keys_of(first + i);
   std::uint32_t before = sum_before(mine, s);
+#pragma unroll 1  // registers are scarce
   for (int i = 0; i < own; ++i) {
     const std::uint32_t keys = keys_of(first + i);
     if (before <= kChunk && before + keys > kChunk) {  // of one digit at most
@@ -186,48 +211,55 @@ NS_DEVICE void sort_keys(SelectionMemory& s) {
   }
 }
 
-// Puts the first keys from `begin` on into shared memory, sorted, as many as fit by whole digits. Returns
+// Puts the first keys from `begin` on into shared memory, sorted, as many as fit by whole digits. s.next:
 // where the next chunk begins, kNoKey after the last one.
 template <class Order>
-NS_DEVICE Key load_chunk(const Order& order, Key begin, SelectionMemory& s) {
-  Key prefix = 0, from = begin, end = kNoKey;
+NS_DEVICE void load_chunk(const Order& order, Key begin, SelectionMemory& s) {
+  Key prefix = 0, end = kNoKey;  // of the keys whose digits are looked at
   for (int shift = kFirstShift;; shift -= kDigitBits) {
-    count_digits(order, from, end, shift, s);
+    count_digits(order, begin > prefix ? begin : prefix, end, shift, s);
     divide(s);
-    const Key cut = prefix + (static_cast<Key>(s.digit) << shift);
-    const bool all = s.digit == kDigits;
-    if (!all && s.before > 0) end = cut;
-    if (all || s.before > 0) break;
-    prefix = cut;  // the first digit alone is too much: look at the next one below it
-    from = from > cut ? from : cut;
-    end = end < cut + (Key{1} << shift) ? end : cut + (Key{1} << shift);
+    if (s.digit == kDigits) break;
+    prefix += static_cast<Key>(s.digit) << shift;
+    if (s.before > 0) {
+      end = prefix;
+      break;
+    }
+    end = prefix + (Key{1} << shift);  // the first digit alone is too much: look at the next one below it
   }
-  for (int c = order.begin + thread_id(); c < order.end; c += thread_count()) {
-    const Key key = order.key(c);
+  for_each_key(order, [&](Key key) {
     if (key >= begin && key < end) s.keys[count_up(&s.count, 1)] = key;
-  }
+  });
+  if (thread_id() == 0) s.next = end;
   __syncthreads();
   sort_keys(s);
-  return end;
 }
 
 // A row in an order, a chunk of it in shared memory.
 template <class Order>
 struct Chunks {
   Order order;
-  Key begin, end;  // of the chunk there; begin = kNoKey: none
+  bool at_first = false;  // its first chunk is there
 
-  NS_DEVICE explicit Chunks(const Order& order_) : order(order_), begin(kNoKey), end(kNoKey) {}
-  NS_DEVICE void load(Key from, SelectionMemory& s) {
-    if (begin == from) return;
-    begin = from;
-    end = load_chunk(order, from, s);
-    weigh(s);
+  NS_DEVICE explicit Chunks(const Order& order_) : order(order_) {}
+  NS_DEVICE void load_first(SelectionMemory& s) {
+    if (!at_first) load(0, s);
+    at_first = true;
+  }
+  NS_DEVICE void load_next(SelectionMemory& s) {
+    load(s.next, s);
+    at_first = false;
   }
   NS_DEVICE void weigh(SelectionMemory& s) const {
     for (int i = thread_id(); i < static_cast<int>(s.count); i += thread_count())
       s.weights[i] = order.weight(s.keys[i]);
     __syncthreads();
+  }
+
+ private:
+  NS_DEVICE void load(Key begin, SelectionMemory& s) {
+    load_chunk(order, begin, s);
+    weigh(s);
   }
 };
 
@@ -261,7 +293,7 @@ NS_DEVICE bool walk_chunk(Walk& walk, int most, double enough, const SelectionMe
 template <class Order>
 NS_DEVICE void walk_row(Chunks<Order>& chunks, double start, int most, double enough, SelectionMemory& s) {
   if (thread_id() == 0) s.walk = {start, 0, 0};
-  chunks.load(0, s);
+  chunks.load_first(s);
   while (true) {
     if (thread_id() == 0) {
       Walk walk = s.walk;
@@ -269,8 +301,8 @@ NS_DEVICE void walk_row(Chunks<Order>& chunks, double start, int most, double en
       s.walk = walk;
     }
     __syncthreads();
-    if (s.over != 0 || chunks.end == kNoKey) return;
-    chunks.load(chunks.end, s);  // with barriers: s.over may be written again
+    if (s.over != 0 || s.next == kNoKey) return;
+    chunks.load_next(s);  // with barriers: s.over may be written again
   }
 }
 

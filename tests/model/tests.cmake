@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-add_test(NAME model COMMAND model_test)
+add_test(NAME model COMMAND model_test --gtest_filter=-DeviceSampling*)
 set_tests_properties(model PROPERTIES LABELS unit ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false")
+
+# What needs a GPU, on a simulated one.
+add_test(NAME model_simulated_gpu COMMAND model_test --gtest_filter=DeviceSampling*)
+set_tests_properties(model_simulated_gpu PROPERTIES LABELS unit TIMEOUT 600 ENVIRONMENT
+  "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>")
 
 # One model over several ranks.
 add_executable(model_ranks_test tests/model/ranks/main.cpp tests/model/ranks/layouts_test.cpp

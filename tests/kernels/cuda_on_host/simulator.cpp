@@ -304,3 +304,9 @@ void multiply(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std:
 }
 
 }  // namespace nightshift::kernels::cuda
+
+// For tests, which know the library by its door only. 0, 1, 2: ascending, descending, shuffled.
+extern "C" __attribute__((visibility("default"))) void nightshift_simulator_order(int order,
+                                                                                  std::uint64_t seed) {
+  nightshift::simulated::set_order(static_cast<nightshift::simulated::Order>(order), seed);
+}
