@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/check.h"
+#include "kernels/gpu.h"
 #include "model/checkpoint_reader.h"
 #include "model/device_sampling.h"
 #include "model/forward.h"
@@ -98,7 +99,7 @@ struct Model::Impl {
   struct Submitted {
     StepResult result;  // complete, on CPUs
     kernels::Mark mark = 0;
-    int slot = 0;  // of device_sampling
+    int slot = -1;  // of device_sampling; -1: nothing was sampled there
     Clock::time_point at;
   };
   std::deque<Submitted> in_flight;
@@ -118,11 +119,11 @@ void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
     last_logits = logits;
     if (on_gpu()) {
       sample_there(logits);
+      step.slot = slot;
     } else {
       sample_here(logits, step.result);
     }
   }
-  step.slot = slot;
   step.mark = backend->mark();
   in_flight.push_back(std::move(step));
 }
@@ -162,7 +163,7 @@ StepResult Model::Impl::collect() {
   Submitted step = std::move(in_flight.front());
   in_flight.pop_front();
   wait_for(step.mark);
-  if (on_gpu()) step.result.tokens = device_sampling->result(step.slot);
+  if (step.slot >= 0) step.result.tokens = device_sampling->result(step.slot);
   const auto now = Clock::now();
   step.result.compute_seconds = std::chrono::duration<double>(now - std::max(step.at, collected)).count();
   collected = now;
@@ -217,6 +218,16 @@ std::unique_ptr<Model> Model::random(const ModelConfig& config, const ModelOptio
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }
 
+std::string why_no_gpu() {
+  return kernels::why_no_gpu();
+}
+
+std::optional<Gpu> own_gpu() {
+  if (kernels::gpu_count() == 0) return std::nullopt;
+  kernels::GpuFacts facts = kernels::gpu_facts(0);
+  return Gpu{std::move(facts.identity), facts.free_bytes};
+}
+
 const ModelConfig& Model::config() const {
   return impl_->config;
 }
@@ -255,8 +266,8 @@ int Model::pipeline_depth() const {
 }
 
 void Model::submit(const BatchPlan& plan, parallel::Layout layout) {
-  NS_CHECK(static_cast<int>(impl_->in_flight.size()) < pipeline_depth(), "{} steps in flight already",
-           impl_->in_flight.size());
+  NS_CHECK(!impl_->on_gpu() || static_cast<int>(impl_->in_flight.size()) < kStepsInFlight,
+           "{} steps in flight already", impl_->in_flight.size());
   impl_->submit(plan, layout);
 }
 

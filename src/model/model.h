@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +34,14 @@ struct ModelOptions {
   // GPU.
   std::function<void()> on_layer = {};
 };
+
+// The GPU that a model of this process computes on: the first that it sees.
+struct Gpu {
+  std::string identity;          // on its host, "0000:1b:00.0"
+  std::uint64_t free_bytes = 0;  // of its memory
+};
+std::optional<Gpu> own_gpu();  // none: why_no_gpu() says why
+std::string why_no_gpu();
 
 struct LoadProgress {
   std::uint64_t bytes = 0;  // of the checkpoint, read and packed by all ranks of the host, about

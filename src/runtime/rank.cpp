@@ -4,7 +4,6 @@
 
 #include "core/check.h"
 #include "core/text.h"
-#include "kernels/gpu.h"
 #include "runtime/calibrate.h"
 #include "runtime/desk.h"
 #include "runtime/follower.h"
@@ -43,12 +42,12 @@ parallel::Degrees legal_degrees(const Job& job, const ModelShape& shape) {
 
 // Every rank sees its own GPU as the first one; several may see the same.
 GpuMemory shared_gpu(const parallel::Communicator& world) {
-  const kernels::GpuFacts facts = kernels::gpu_facts(0);  // before anyone takes of it
-  const std::string own = parallel::Communicator::host_name() + " " + facts.identity;
+  const model::Gpu here = model::own_gpu().value();  // before anyone takes of it
+  const std::string own = parallel::Communicator::host_name() + " " + here.identity;
   std::string all;
   for (const std::string& one : world.gather(own)) all += one + "\n";
   world.broadcast(all);
-  GpuMemory gpu{.ranks = 0, .free = facts.free_bytes};
+  GpuMemory gpu{.ranks = 0, .free = here.free_bytes};
   for (std::size_t at = all.find(own + "\n"); at != std::string::npos; at = all.find(own + "\n", at + 1))
     ++gpu.ranks;
   return gpu;
@@ -69,10 +68,10 @@ model::StepLimits agreed_limits(const Job& job, const model::ModelConfig& config
 // auto: GPUs where every rank has one.
 bool computes_on_gpu(const Job& job, const parallel::Communicator& world) {
   if (!may_use_gpus(job)) return false;
-  const bool here = kernels::gpu_count() > 0;
+  const bool here = model::own_gpu().has_value();
   if (needs_gpus(job) && !here)
     throw Error(fmt::format("the job asks for GPUs, but host {} has none to offer: {}",
-                            parallel::Communicator::host_name(), kernels::why_no_gpu()),
+                            parallel::Communicator::host_name(), model::why_no_gpu()),
                 "run.device = \"cpu\" runs without one");
   return world.min(here ? 1 : 0) == 1;
 }
