@@ -69,7 +69,7 @@ struct Model::Impl {
                                        .threads = options.threads,
                                        .kernels = options.kernels})),
         weights(config, options.mesh, *backend),
-        forward(config, weights, options.limits, options.mesh, *backend),
+        forward(config, weights, options.limits, options.mesh, *backend, options.transport),
         sampler(real_tokens(config, options), config.stop_ids),
         sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {
     forward.on_layer(options.on_layer);
@@ -225,6 +225,10 @@ const StepLimits& Model::limits() const {
 }
 std::string Model::kernels() const {
   return std::string(impl_->backend->kernel_set());
+}
+
+std::string Model::transport() const {
+  return impl_->forward.groups().way();
 }
 
 MemoryNeed Model::memory() const {

@@ -25,22 +25,27 @@ parallel::Range columns_of(const ReductionBounds& bounds, const parallel::Range&
   return {bounds[static_cast<std::size_t>(shards.begin)], bounds[static_cast<std::size_t>(shards.end)]};
 }
 
-void join_groups(Shard& shard, const parallel::DeviceMesh& mesh, parallel::Layout layout) {
+void join_groups(Shard& shard, const parallel::DeviceMesh& mesh, const LayoutGroups& groups,
+                 parallel::Layout layout) {
   const parallel::Communicator& sequence = mesh.sequence_group(layout);
   const parallel::Communicator& tensor = mesh.tensor_group(layout);
   shard.sequence = sequence.size();
   shard.s = sequence.rank();
   shard.tensor = tensor.size();
   shard.t = tensor.rank();
-  if (shard.sequence > 1) shard.sequence_group = &sequence;
-  if (shard.tensor > 1) shard.tensor_group = &tensor;
+  shard.sequence_group = groups.sequence(layout);
+  shard.tensor_group = groups.tensor(layout);
+  NS_CHECK((shard.sequence_group != nullptr) == (shard.sequence > 1) &&
+               (shard.tensor_group != nullptr) == (shard.tensor > 1),
+           "{} layout: its groups were not made", name_of(layout));
 }
 
 }  // namespace
 
-Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout) {
+Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, const LayoutGroups& groups,
+                 parallel::Layout layout) {
   Shard shard;
-  if (mesh != nullptr) join_groups(shard, *mesh, layout);
+  if (mesh != nullptr) join_groups(shard, *mesh, groups, layout);
   const int chunks = mesh == nullptr ? 1 : mesh->degrees().ranks();
   const int first = shard.t * shard.sequence, last = first + shard.sequence - 1;  // chunks of the group
   NS_CHECK(shard.tensor * shard.sequence == chunks && kReductionShards % shard.tensor == 0,

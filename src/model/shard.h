@@ -5,15 +5,16 @@
 
 #include <vector>
 
+#include "model/layout_groups.h"
 #include "model/packed_weights.h"
 
 namespace nightshift::model {
 
 struct Shard {
-  int sequence = 1, s = 0;                                 // slice s of the tokens
-  int tensor = 1, t = 0;                                   // part t of the weights
-  const parallel::Communicator* sequence_group = nullptr;  // in order of s; null where sequence = 1
-  const parallel::Communicator* tensor_group = nullptr;    // in order of t; null where tensor = 1
+  int sequence = 1, s = 0;                // slice s of the tokens
+  int tensor = 1, t = 0;                  // part t of the weights
+  Collectives* sequence_group = nullptr;  // in order of s; null where sequence = 1
+  Collectives* tensor_group = nullptr;    // in order of t; null where tensor = 1
 
   parallel::Range qkv_rows;              // of the fused QKV matrix: the chunks of the whole sequence group
   parallel::Range o_columns;             // K range of o: their heads
@@ -27,8 +28,9 @@ struct Shard {
   }
 };
 
-// mesh null: one rank.
-Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout);
+// mesh null: one rank. The groups must outlive the shard.
+Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, const LayoutGroups& groups,
+                 parallel::Layout layout);
 
 // Bytes of weight matrices that a rank reads in a step of this layout.
 std::int64_t matrix_bytes(const ModelShape& shape, const Shard& shard, kernels::Backend& backend);

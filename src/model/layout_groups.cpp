@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/layout_groups.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "core/check.h"
+
+namespace nightshift::model {
+
+using parallel::Layout;
+
+LayoutGroups::LayoutGroups(const parallel::DeviceMesh* mesh, kernels::Backend& backend, Transport transport,
+                           bool shifts) {
+  if (mesh == nullptr || mesh->degrees().ranks() == 1) return;
+  Pair& base = pairs_[static_cast<std::size_t>(Layout::base)];
+  Pair& shift = pairs_[static_cast<std::size_t>(Layout::shift)];
+  const parallel::Degrees& degrees = mesh->degrees();
+  base.sequence =
+      make(mesh->sequence_group(Layout::base), backend, transport, "the sequence group of the base layout");
+  base.tensor =
+      make(mesh->tensor_group(Layout::base), backend, transport, "the tensor group of the base layout");
+  if (!shifts) {
+    shift = base;
+    return;
+  }
+  // Chunk order is the order of s where there is one t, and the order of t where there is one s.
+  if (degrees.tensor == 1)
+    shift.tensor = base.sequence;
+  else if (degrees.sequence == 1)
+    shift.tensor = base.tensor;
+  else
+    shift.tensor =
+        make(mesh->tensor_group(Layout::shift), backend, transport, "the tensor group of the shift layout");
+}
+
+Collectives* LayoutGroups::make(const parallel::Communicator& group, kernels::Backend& backend,
+                                Transport transport, const std::string& name) {
+  if (group.size() == 1) return nullptr;
+  groups_.push_back(make_collectives(group, backend, transport, name));
+  Collectives& made = *groups_.back();
+  if (!made.why().empty())
+    way_ = fmt::format("{} ({})", made.way(), made.why());
+  else if (groups_.size() == 1)
+    way_ = made.way();
+  return &made;
+}
+
+bool LayoutGroups::capturable() const {
+  return std::all_of(groups_.begin(), groups_.end(), [](const auto& group) { return group->capturable(); });
+}
+
+void LayoutGroups::wait(kernels::Backend& backend) {
+  if (groups_.empty() || !capturable()) return backend.synchronize();
+  const kernels::Mark end = backend.mark();
+  while (!backend.reached(end)) {
+    check();
+    std::this_thread::yield();
+  }
+  check();
+}
+
+void LayoutGroups::check() {
+  for (const auto& group : groups_) group->check();
+}
+
+void LayoutGroups::abort() {
+  for (const auto& group : groups_) group->abort();
+}
+
+}  // namespace nightshift::model
