@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   ::setenv("NIGHTSHIFT_CUDA_LIBRARY", NIGHTSHIFT_SIMULATED_CUDA, 1);
   ::setenv("NIGHTSHIFT_NCCL_LIBRARY", NIGHTSHIFT_NCCL_ON_HOST, 1);
   ::setenv("NIGHTSHIFT_SIMULATED_GPUS", "8", 1);
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
   nightshift::parallel::Environment mpi(&argc, &argv);
   const auto world = nightshift::parallel::Communicator::world();
   const nightshift::kernels::Environment compute(1);
