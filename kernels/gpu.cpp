@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 struct GpuLibrary {
   using Count = int (*)();
   using Make = Backend* (*)(int, bool);
-  using Identity = void (*)(const Backend*, std::string*);
+  using Number = int (*)(const Backend*);
   using WhyNoGroup = void (*)(std::string*);
   using GroupId = void (*)(GpuGroupId*);
   using Group = GpuGroup* (*)(Backend*, const GpuGroupId*, int, int, const char*);
@@ -25,7 +25,7 @@ struct GpuLibrary {
   Count count = nullptr;
   Make make = nullptr;
   Facts facts = nullptr;
-  Identity identity = nullptr;
+  Number number = nullptr;
   WhyNoGroup why_no_group = nullptr;
   GroupId group_id = nullptr;
   Group group = nullptr;
@@ -44,7 +44,7 @@ struct GpuLibrary {
     bool whole = find(library, "nightshift_gpu_count", count);
     whole = find(library, "nightshift_gpu_backend", make) && whole;
     whole = find(library, "nightshift_gpu_facts", facts) && whole;
-    whole = find(library, "nightshift_gpu_identity", identity) && whole;
+    whole = find(library, "nightshift_gpu_number", number) && whole;
     whole = find(library, "nightshift_why_no_gpu_group", why_no_group) && whole;
     whole = find(library, "nightshift_gpu_group_id", group_id) && whole;
     whole = find(library, "nightshift_gpu_group", group) && whole;
@@ -100,11 +100,9 @@ std::unique_ptr<Backend> make_gpu_backend(int device, bool strict) {
   return std::unique_ptr<Backend>(library().make(device, strict));
 }
 
-std::string gpu_identity(const Backend& backend) {
-  NS_CHECK(backend.device() == Device::cuda, "gpu_identity: a backend on {}", name_of(backend.device()));
-  std::string identity;
-  library().identity(&backend, &identity);
-  return identity;
+int gpu_of(const Backend& backend) {
+  NS_CHECK(backend.device() == Device::cuda, "gpu_of: a backend on {}", name_of(backend.device()));
+  return library().number(&backend);
 }
 
 std::string why_no_gpu_group() {

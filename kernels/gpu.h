@@ -30,9 +30,9 @@ GpuFacts gpu_facts(int device);  // throws Error with why_no_gpu() where there i
 // Throws Error with why_no_gpu() where there is none.
 std::unique_ptr<Backend> make_gpu_backend(int device, bool strict);
 
-// What tells the GPU of `backend` from the others of its machine: the address on its PCI bus. Slices of one
-// GPU (MIG) share it, and NCCL takes them for one GPU too.
-std::string gpu_identity(const Backend& backend);
+// The number of a backend's GPU, for gpu_facts(). Slices of one GPU (MIG) have one identity, and NCCL takes
+// them for one GPU too.
+int gpu_of(const Backend& backend);
 
 // Exchanges of device memory among GPUs of several processes, by NCCL. Every call is work in the order of the
 // backend: it returns before the data has moved and may be recorded in a CUDA graph (after the same call ran

@@ -96,6 +96,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<DeviceSampler> make_sampler(int vocab) override;
 
   int gpu() const { return device_; }
+  void forget_recorded() { graphs_->clear(); }  // of run_repeatedly()
   cudaStream_t stream() const { return stream_; }
 
  private:

@@ -2,7 +2,6 @@
 #include "kernels/cuda/group.h"
 
 #include <algorithm>
-#include <array>
 #include <exception>
 #include <utility>
 
@@ -10,13 +9,6 @@
 #include "kernels/cuda/runtime.h"
 
 namespace nightshift::kernels::cuda {
-
-std::string identity_of(int device) {
-  std::array<char, 64> address{};
-  check(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device),
-        fmt::format("PCI address of GPU {}", device));
-  return address.data();
-}
 
 #if NIGHTSHIFT_HAVE_NCCL
 namespace {
@@ -35,8 +27,8 @@ std::int64_t floats_in(std::int64_t bytes) {
 
 class NcclGroup final : public GpuGroup {
  public:
-  NcclGroup(cudaStream_t stream, const GpuGroupId& id, int rank, int size, std::string name)
-      : stream_(stream), rank_(rank), size_(size), name_(std::move(name)) {
+  NcclGroup(CudaBackend& backend, const GpuGroupId& id, int rank, int size, std::string name)
+      : backend_(backend), stream_(backend.stream()), rank_(rank), size_(size), name_(std::move(name)) {
     ncclUniqueId unique;
     std::copy(id.begin(), id.end(), unique.internal);
     done(nccl().init(&comm_, size, unique, rank), "ncclCommInitRank");
@@ -45,7 +37,9 @@ class NcclGroup final : public GpuGroup {
   // Destroying waits for the others; an error that unwinds this process alone must not.
   ~NcclGroup() override {
     if (comm_ == nullptr) return;
-    std::uncaught_exceptions() == exceptions_ ? nccl().destroy(comm_) : nccl().abort(comm_);
+    if (std::uncaught_exceptions() != exceptions_) return abort();
+    backend_.forget_recorded();
+    nccl().destroy(comm_);
   }
 
   void all_to_all(const void* send, std::span<const std::int64_t> send_bytes, void* receive,
@@ -90,6 +84,7 @@ class NcclGroup final : public GpuGroup {
   }
   std::string place() const { return fmt::format("rank {} of {} in {}", rank_, size_, name_); }
 
+  CudaBackend& backend_;
   cudaStream_t stream_;
   int rank_, size_;
   std::string name_;
@@ -199,8 +194,11 @@ void NcclGroup::check() {
               "NCCL_DEBUG=WARN in the environment says more");
 }
 
+// NCCL waits for the end of all graphs that its calls were recorded in.
 void NcclGroup::abort() {
-  if (comm_ != nullptr) nccl().abort(std::exchange(comm_, nullptr));
+  if (comm_ == nullptr) return;
+  backend_.forget_recorded();
+  nccl().abort(std::exchange(comm_, nullptr));
 }
 
 }  // namespace
@@ -220,11 +218,11 @@ GpuGroupId new_group_id() {
   return id;
 }
 
-std::unique_ptr<GpuGroup> make_group(cudaStream_t stream, int device, const GpuGroupId& id, int rank,
-                                     int size, const std::string& name) {
+std::unique_ptr<GpuGroup> make_group(CudaBackend& backend, const GpuGroupId& id, int rank, int size,
+                                     const std::string& name) {
   NS_CHECK(nccl().missing.empty(), "no NCCL: {}", nccl().missing);
-  cuda::check(cudaSetDevice(device), fmt::format("GPU {}", device));
-  return std::make_unique<NcclGroup>(stream, id, rank, size, name);
+  cuda::check(cudaSetDevice(backend.gpu()), fmt::format("GPU {}", backend.gpu()));
+  return std::make_unique<NcclGroup>(backend, id, rank, size, name);
 }
 
 #else
@@ -235,7 +233,7 @@ std::string why_no_group() {
 GpuGroupId new_group_id() {
   throw Error(why_no_group());
 }
-std::unique_ptr<GpuGroup> make_group(cudaStream_t, int, const GpuGroupId&, int, int, const std::string&) {
+std::unique_ptr<GpuGroup> make_group(CudaBackend&, const GpuGroupId&, int, int, const std::string&) {
   throw Error(why_no_group());
 }
 

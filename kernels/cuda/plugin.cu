@@ -21,10 +21,9 @@ __attribute__((visibility("default"))) nightshift::kernels::Backend* nightshift_
   return new nightshift::kernels::cuda::CudaBackend(device, strict);
 }
 
-__attribute__((visibility("default"))) void nightshift_gpu_identity(
-    const nightshift::kernels::Backend* backend, std::string* identity) {
-  *identity = nightshift::kernels::cuda::identity_of(
-      static_cast<const nightshift::kernels::cuda::CudaBackend&>(*backend).gpu());
+__attribute__((visibility("default"))) int nightshift_gpu_number(
+    const nightshift::kernels::Backend* backend) {
+  return static_cast<const nightshift::kernels::cuda::CudaBackend&>(*backend).gpu();
 }
 
 __attribute__((visibility("default"))) void nightshift_why_no_gpu_group(std::string* reason) {
@@ -39,6 +38,6 @@ __attribute__((visibility("default"))) nightshift::kernels::GpuGroup* nightshift
     nightshift::kernels::Backend* backend, const nightshift::kernels::GpuGroupId* id, int rank, int size,
     const char* name) {
   auto& cuda = static_cast<nightshift::kernels::cuda::CudaBackend&>(*backend);
-  return nightshift::kernels::cuda::make_group(cuda.stream(), cuda.gpu(), *id, rank, size, name).release();
+  return nightshift::kernels::cuda::make_group(cuda, *id, rank, size, name).release();
 }
 }

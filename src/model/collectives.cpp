@@ -164,26 +164,27 @@ class NcclCollectives final : public Collectives {
   void all_to_all(Traffic kind, const void* send, Bytes send_bytes, void* receive,
                   Bytes receive_bytes) override {
     gpus_->all_to_all(send, send_bytes, receive, receive_bytes);
-    group_.count(kind, total(send_bytes) - size_of(send_bytes, rank()));
+    sent(kind, total(send_bytes) - size_of(send_bytes, rank()));
   }
   void all_gather(Traffic kind, void* blocks, Bytes bytes) override {
     gpus_->all_gather(blocks, bytes);
-    group_.count(kind, gathered(bytes));
+    sent(kind, gathered(bytes));
   }
   // Bytes as if it were the reduce-scatter and all-gather that it is on the other ways.
   void all_reduce(Traffic kind, float* values, std::int64_t count) override {
     gpus_->all_reduce(values, count);
     const std::vector<std::int64_t> bytes = shares(count, size());
-    group_.count(kind, total(bytes) - size_of(bytes, rank()) + gathered(bytes));
+    sent(kind, total(bytes) - size_of(bytes, rank()) + gathered(bytes));
   }
   void reduce_scatter(Traffic kind, const float* send, float* own_block, Bytes bytes) override {
     gpus_->reduce_scatter(send, own_block, bytes);
-    group_.count(kind, total(bytes) - size_of(bytes, rank()));
+    sent(kind, total(bytes) - size_of(bytes, rank()));
   }
   void check() override { gpus_->check(); }
   void abort() override { gpus_->abort(); }
 
  private:
+  void sent(Traffic kind, std::int64_t bytes) { group_.count(kind, static_cast<std::uint64_t>(bytes)); }
   std::int64_t gathered(Bytes bytes) const { return size_of(bytes, rank()) * (size() - 1); }
 
   std::unique_ptr<kernels::GpuGroup> gpus_;
@@ -216,8 +217,9 @@ Transport transport_named(std::string_view name) {
 
 std::string why_no_nccl(const Communicator& group, kernels::Backend& backend) {
   if (backend.device() != kernels::Device::cuda) return "NCCL joins GPUs, and this model runs on CPUs";
-  const auto told = group.gather(fmt::format("{} of {}\n{}", kernels::gpu_identity(backend),
-                                             Communicator::host_name(), kernels::why_no_gpu_group()));
+  const auto told =
+      group.gather(fmt::format("{} of {}\n{}", kernels::gpu_facts(kernels::gpu_of(backend)).identity,
+                               Communicator::host_name(), kernels::why_no_gpu_group()));
   std::string reason = group.rank() == 0 ? verdict(told) : "";
   group.broadcast(reason);
   return reason;

@@ -90,8 +90,8 @@ void ForwardPass::make_rope_tables() {
 kernels::MatrixView<float> ForwardPass::run(StepBatch& batch, Layout layout, const TokenId* before) {
   const Shard& shard = this->shard(layout);
   const auto samples = static_cast<std::int64_t>(batch.sampled_rows.size());
-  const bool repeats = backend_.device() != kernels::Device::cpu && batch.decodes_only() &&
-                       shard.sequence == 1 && shard.tensor == 1;
+  const bool repeats =
+      backend_.device() != kernels::Device::cpu && batch.decodes_only() && groups_.capturable();
   if (repeats) pad_decodes(batch, limits_, padding_block_);
   const auto attention =
       at(Op::other).prepare(batch.slices, {.group = heads_.heads / heads_.kv_heads, .windows = windows_});
@@ -101,7 +101,7 @@ kernels::MatrixView<float> ForwardPass::run(StepBatch& batch, Layout layout, con
   const auto logits = rows_of(buffers_.logits, static_cast<std::int64_t>(batch.sampled_rows.size()));
   upload(batch, step, before);
   const std::uint64_t key = repeats ? 2 * attention->replay_key() + static_cast<std::uint64_t>(layout) : 0;
-  backend_.run_repeatedly(key, [&] {
+  groups_.run_repeatedly(key, backend_, [&] {
     embed(step);
     layers(step);
     head(batch, step, logits);

@@ -13,6 +13,7 @@ using parallel::Layout;
 LayoutGroups::LayoutGroups(const parallel::DeviceMesh* mesh, kernels::Backend& backend, Transport transport,
                            bool shifts) {
   if (mesh == nullptr || mesh->degrees().ranks() == 1) return;
+  counts_ = &mesh->replica();
   Pair& base = pairs_[static_cast<std::size_t>(Layout::base)];
   Pair& shift = pairs_[static_cast<std::size_t>(Layout::shift)];
   const parallel::Degrees& degrees = mesh->degrees();
@@ -48,6 +49,25 @@ Collectives* LayoutGroups::make(const parallel::Communicator& group, kernels::Ba
 
 bool LayoutGroups::capturable() const {
   return std::all_of(groups_.begin(), groups_.end(), [](const auto& group) { return group->capturable(); });
+}
+
+void LayoutGroups::run_repeatedly(std::uint64_t key, kernels::Backend& backend,
+                                  const std::function<void()>& work) {
+  if (counts_ == nullptr || key == 0) return backend.run_repeatedly(key, work);
+  bool called = false;
+  const parallel::TrafficSums before = counts_->traffic();
+  backend.run_repeatedly(key, [&] {
+    called = true;
+    work();
+  });
+  parallel::TrafficSums& sent = sent_[key];
+  const parallel::TrafficSums after = counts_->traffic();
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    if (called)
+      sent[i] = {after[i].bytes - before[i].bytes, after[i].calls - before[i].calls, 0.0};
+    else
+      counts_->count(static_cast<parallel::Traffic>(i), sent[i].bytes, sent[i].calls);
+  }
 }
 
 void LayoutGroups::wait(kernels::Backend& backend) {

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "model/collectives.h"
@@ -26,6 +29,9 @@ class LayoutGroups {
   // For the report: "none", "host", "nccl", or "mpi" with the reason why it is not NCCL.
   const std::string& way() const { return way_; }
   bool capturable() const;  // a step may be recorded in a CUDA graph
+  // Backend::run_repeatedly() of work that exchanges data, where capturable(). What a repetition sends is
+  // counted as that which it repeats.
+  void run_repeatedly(std::uint64_t key, kernels::Backend& backend, const std::function<void()>& work);
 
   // Waits for all that the backend was given, and throws as Collectives::check() when an exchange fails
   // meanwhile.
@@ -44,6 +50,8 @@ class LayoutGroups {
 
   std::vector<std::unique_ptr<Collectives>> groups_;  // those of more than one rank
   std::array<Pair, 2> pairs_;                         // by Layout
+  const parallel::Communicator* counts_ = nullptr;    // the traffic of all groups; null without any
+  std::unordered_map<std::uint64_t, parallel::TrafficSums> sent_;  // by repeated work, by its key
   std::string way_ = "none";
 };
 

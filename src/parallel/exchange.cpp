@@ -149,10 +149,10 @@ TrafficSums Communicator::traffic() const {
   return impl_->family->traffic;
 }
 
-void Communicator::count(Traffic kind, std::int64_t bytes) const {
+void Communicator::count(Traffic kind, std::uint64_t bytes, std::uint64_t calls) const {
   TrafficSum& sum = impl_->family->traffic[static_cast<std::size_t>(kind)];
-  ++sum.calls;
-  sum.bytes += static_cast<std::uint64_t>(bytes);
+  sum.calls += calls;
+  sum.bytes += bytes;
 }
 
 void Communicator::trace_to(TraceLog* log) const {

@@ -30,6 +30,8 @@ namespace {
 // One call, or all calls of a group.
 struct Work {
   ncclComm* comm = nullptr;
+  cudaStream_t stream = nullptr;
+  std::vector<std::function<void()>> beforehand;
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
   std::vector<std::function<void()>> afterwards;
@@ -70,20 +72,37 @@ void check_comm(const ncclComm* comm) {
   if (comm->state != ncclSuccess) throw Failure{comm->state, "this communicator has failed"};
 }
 
-void run(Work& work) {
-  if (work.comm != nullptr) work.comm->mesh.exchange(work.outgoing, work.incoming);
+void run(const Work& work) {
+  for (const auto& first : work.beforehand) first();
+  work.comm->mesh.exchange(work.outgoing, work.incoming);
   for (const auto& then : work.afterwards) then();
+}
+
+// In the order of the stream: now, and with a graph, again and again. What goes wrong in a graph shows up as
+// an asynchronous error.
+void submit(Work work) {
+  if (work.stream == nullptr) return run(work);
+  const auto shared = std::make_shared<const Work>(std::move(work));
+  auto in_call = std::make_shared<bool>(true);
+  shared->stream->submit([shared, in_call] {
+    if (*in_call) return run(*shared);
+    if (process.comms.count(shared->comm) > 0 && shared->comm->state == ncclSuccess)
+      guarded(shared->comm, [&] { run(*shared); });
+  });
+  *in_call = false;
 }
 
 void add(Work work, bool only_in_groups = false) {
   if (process.depth == 0) {
     if (only_in_groups) throw Failure{ncclInvalidUsage, "a send or receive outside of a group may lock up"};
-    return run(work);
+    return submit(std::move(work));
   }
   Work& group = process.group;
-  if (group.comm != nullptr && group.comm != work.comm)
-    throw Failure{ncclInvalidUsage, "two communicators in one group"};
+  if (group.comm != nullptr && (group.comm != work.comm || group.stream != work.stream))
+    throw Failure{ncclInvalidUsage, "two communicators or streams in one group"};
   group.comm = work.comm;
+  group.stream = work.stream;
+  std::move(work.beforehand.begin(), work.beforehand.end(), std::back_inserter(group.beforehand));
   std::move(work.outgoing.begin(), work.outgoing.end(), std::back_inserter(group.outgoing));
   std::move(work.incoming.begin(), work.incoming.end(), std::back_inserter(group.incoming));
   std::move(work.afterwards.begin(), work.afterwards.end(), std::back_inserter(group.afterwards));
@@ -95,7 +114,7 @@ struct ToMyself {
 };
 ToMyself to_myself;
 
-void match_myself() {
+void match_myself(Work& group) {
   ToMyself all;
   std::swap(all, to_myself);
   if (all.sends.size() != all.receives.size())
@@ -106,7 +125,8 @@ void match_myself() {
     if (sent != all.receives[i].first)
       throw Failure{ncclInvalidUsage, fmt::format("this rank sends itself {}, receives {}", sent.text(),
                                                   all.receives[i].first.text())};
-    std::memcpy(const_cast<void*>(all.receives[i].second), all.sends[i].second, sent.bytes());
+    group.beforehand.emplace_back([to = const_cast<void*>(all.receives[i].second), from = all.sends[i].second,
+                                   bytes = sent.bytes()] { std::memcpy(to, from, bytes); });
   }
 }
 
@@ -123,11 +143,12 @@ struct Sum {
   std::vector<std::vector<float>> parts;
   std::vector<float> own;
   int rank;
-  Sum(const void* data, std::size_t count, const Mesh& mesh)
+  Sum(std::size_t count, const Mesh& mesh)
       : parts(static_cast<std::size_t>(mesh.size()), std::vector<float>(count)),
         own(count),
-        rank(mesh.rank()) {
-    if (count > 0) std::memcpy(own.data(), data, count * sizeof(float));
+        rank(mesh.rank()) {}
+  void take(const void* data) {
+    if (!own.empty()) std::memcpy(own.data(), data, own.size() * sizeof(float));
   }
   void* part(int r) { return parts[static_cast<std::size_t>(r)].data(); }
   void store(void* to) {
@@ -151,7 +172,7 @@ void for_others(const Mesh& mesh, const F& call) {
 }
 
 ncclResult_t point_to_point(bool sending, const void* data, std::size_t count, ncclDataType_t type, int peer,
-                            ncclComm_t comm) {
+                            ncclComm_t comm, cudaStream_t stream) {
   note(fmt::format("{} {} {} {} {}", sending ? "ncclSend" : "ncclRecv", count,
                    type == ncclFloat32 ? "float32" : "int8", sending ? "to" : "from", peer));
   return guarded(comm, [&] {
@@ -159,7 +180,7 @@ ncclResult_t point_to_point(bool sending, const void* data, std::size_t count, n
     if (peer < 0 || peer >= comm->mesh.size())
       throw Failure{ncclInvalidArgument, fmt::format("peer {} of {} ranks", peer, comm->mesh.size())};
     const Deed what = deed("ncclSend", count, type);
-    Work work{comm, {}, {}, {}};
+    Work work{comm, stream, {}, {}, {}, {}};
     if (peer == comm->mesh.rank())
       (sending ? to_myself.sends : to_myself.receives).emplace_back(what, data);
     else if (sending)
@@ -173,12 +194,12 @@ ncclResult_t point_to_point(bool sending, const void* data, std::size_t count, n
 // A collective of all ranks: what it sends and receives is filled in by `plan`.
 template <class F>
 ncclResult_t collective(const char* name, std::size_t count, ncclDataType_t type, int root, ncclComm_t comm,
-                        const F& plan) {
+                        cudaStream_t stream, const F& plan) {
   return guarded(comm, [&] {
     const Deed what = deed(name, count, type, root);
     note(what.text());
     check_comm(comm);
-    Work work{comm, {}, {}, {}};
+    Work work{comm, stream, {}, {}, {}, {}};
     plan(work, what, comm->mesh);
     add(std::move(work));
   });
@@ -226,7 +247,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   note("ncclCommDestroy");
   const ncclResult_t result = guarded(comm, [&] {
     check_comm(comm);
-    Work work{comm, {}, {}, {}};
+    Work work{comm, nullptr, {}, {}, {}, {}};
     const Deed what = deed("ncclCommDestroy", 0, ncclInt8);
     for_others(comm->mesh, [&](int r) {
       work.outgoing.push_back({r, what, nullptr});
@@ -278,88 +299,98 @@ ncclResult_t ncclGroupEnd() {
   if (process.depth == 0) return ncclInvalidUsage;
   if (--process.depth > 0) return ncclSuccess;
   Work group = std::exchange(process.group, {});
-  return guarded(group.comm, [&] {
-    match_myself();
-    run(group);
+  ncclComm* const comm = group.comm;
+  return guarded(comm, [&] {
+    match_myself(group);
+    if (group.comm != nullptr) submit(std::move(group));
   });
 }
 
 ncclResult_t ncclSend(const void* from, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t) {
-  return point_to_point(true, from, count, type, peer, comm);
+                      cudaStream_t stream) {
+  return point_to_point(true, from, count, type, peer, comm, stream);
 }
 
 ncclResult_t ncclRecv(void* to, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t) {
-  return point_to_point(false, to, count, type, peer, comm);
+                      cudaStream_t stream) {
+  return point_to_point(false, to, count, type, peer, comm, stream);
 }
 
 ncclResult_t ncclAllGather(const void* send, void* receive, std::size_t count, ncclDataType_t type,
-                           ncclComm_t comm, cudaStream_t) {
-  return collective("ncclAllGather", count, type, -1, comm, [&](Work& work, const Deed& what, Mesh& mesh) {
-    const std::size_t bytes = what.bytes();
-    char* const own = at(receive, bytes * static_cast<std::size_t>(mesh.rank()));
-    if (send != own && overlap(send, bytes, receive, bytes * static_cast<std::size_t>(mesh.size())))
-      throw Failure{ncclInvalidUsage, "ncclAllGather: the own block lies in another's place"};
-    for_others(mesh, [&](int r) {
-      work.outgoing.push_back({r, what, send});
-      work.incoming.push_back({r, what, at(receive, bytes * static_cast<std::size_t>(r))});
-    });
-    work.afterwards.emplace_back([=] { std::memmove(own, send, bytes); });
-  });
+                           ncclComm_t comm, cudaStream_t stream) {
+  return collective(
+      "ncclAllGather", count, type, -1, comm, stream, [&](Work& work, const Deed& what, Mesh& mesh) {
+        const std::size_t bytes = what.bytes();
+        char* const own = at(receive, bytes * static_cast<std::size_t>(mesh.rank()));
+        if (send != own && overlap(send, bytes, receive, bytes * static_cast<std::size_t>(mesh.size())))
+          throw Failure{ncclInvalidUsage, "ncclAllGather: the own block lies in another's place"};
+        for_others(mesh, [&](int r) {
+          work.outgoing.push_back({r, what, send});
+          work.incoming.push_back({r, what, at(receive, bytes * static_cast<std::size_t>(r))});
+        });
+        work.afterwards.emplace_back([=] { std::memmove(own, send, bytes); });
+      });
 }
 
 ncclResult_t ncclAlltoAll(const void* send, void* receive, std::size_t count, ncclDataType_t type,
-                          ncclComm_t comm, cudaStream_t) {
-  return collective("ncclAlltoAll", count, type, -1, comm, [&](Work& work, const Deed& what, Mesh& mesh) {
-    const std::size_t bytes = what.bytes(), all = bytes * static_cast<std::size_t>(mesh.size());
-    if (overlap(send, all, receive, all)) throw Failure{ncclInvalidUsage, "ncclAlltoAll: buffers overlap"};
-    for_others(mesh, [&](int r) {
-      const std::size_t offset = bytes * static_cast<std::size_t>(r);
-      work.outgoing.push_back({r, what, at(send, offset)});
-      work.incoming.push_back({r, what, at(receive, offset)});
-    });
-    const std::size_t own = bytes * static_cast<std::size_t>(mesh.rank());
-    work.afterwards.emplace_back([=] { std::memcpy(at(receive, own), at(send, own), bytes); });
-  });
+                          ncclComm_t comm, cudaStream_t stream) {
+  return collective(
+      "ncclAlltoAll", count, type, -1, comm, stream, [&](Work& work, const Deed& what, Mesh& mesh) {
+        const std::size_t bytes = what.bytes(), all = bytes * static_cast<std::size_t>(mesh.size());
+        if (overlap(send, all, receive, all))
+          throw Failure{ncclInvalidUsage, "ncclAlltoAll: buffers overlap"};
+        for_others(mesh, [&](int r) {
+          const std::size_t offset = bytes * static_cast<std::size_t>(r);
+          work.outgoing.push_back({r, what, at(send, offset)});
+          work.incoming.push_back({r, what, at(receive, offset)});
+        });
+        const std::size_t own = bytes * static_cast<std::size_t>(mesh.rank());
+        work.afterwards.emplace_back([=] { std::memcpy(at(receive, own), at(send, own), bytes); });
+      });
 }
 
 ncclResult_t ncclAllReduce(const void* send, void* receive, std::size_t count, ncclDataType_t type,
-                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t) {
-  return collective("ncclAllReduce", count, type, -1, comm, [&](Work& work, const Deed& what, Mesh& mesh) {
-    only_float_sums(type, operation);
-    const auto sum = std::make_shared<Sum>(send, count, mesh);
-    for_others(mesh, [&](int r) {
-      work.outgoing.push_back({r, what, sum->own.data()});
-      work.incoming.push_back({r, what, sum->part(r)});
-    });
-    work.afterwards.emplace_back([=] { sum->store(receive); });
-  });
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
+  return collective("ncclAllReduce", count, type, -1, comm, stream,
+                    [&](Work& work, const Deed& what, Mesh& mesh) {
+                      only_float_sums(type, operation);
+                      const auto sum = std::make_shared<Sum>(count, mesh);
+                      work.beforehand.emplace_back([=] { sum->take(send); });
+                      for_others(mesh, [&](int r) {
+                        work.outgoing.push_back({r, what, sum->own.data()});
+                        work.incoming.push_back({r, what, sum->part(r)});
+                      });
+                      work.afterwards.emplace_back([=] { sum->store(receive); });
+                    });
 }
 
 ncclResult_t ncclReduce(const void* send, void* receive, std::size_t count, ncclDataType_t type,
-                        ncclRedOp_t operation, int root, ncclComm_t comm, cudaStream_t) {
-  return collective("ncclReduce", count, type, root, comm, [&](Work& work, const Deed& what, Mesh& mesh) {
-    only_float_sums(type, operation);
-    if (root < 0 || root >= mesh.size()) throw Failure{ncclInvalidArgument, "ncclReduce: no such root"};
-    if (mesh.rank() != root) {
-      work.outgoing.push_back({root, what, send});
-      return;
-    }
-    const auto sum = std::make_shared<Sum>(send, count, mesh);
-    for_others(mesh, [&](int r) { work.incoming.push_back({r, what, sum->part(r)}); });
-    work.afterwards.emplace_back([=] { sum->store(receive); });
-  });
+                        ncclRedOp_t operation, int root, ncclComm_t comm, cudaStream_t stream) {
+  return collective("ncclReduce", count, type, root, comm, stream,
+                    [&](Work& work, const Deed& what, Mesh& mesh) {
+                      only_float_sums(type, operation);
+                      if (root < 0 || root >= mesh.size())
+                        throw Failure{ncclInvalidArgument, "ncclReduce: no such root"};
+                      if (mesh.rank() != root) {
+                        work.outgoing.push_back({root, what, send});
+                        return;
+                      }
+                      const auto sum = std::make_shared<Sum>(count, mesh);
+                      work.beforehand.emplace_back([=] { sum->take(send); });
+                      for_others(mesh, [&](int r) { work.incoming.push_back({r, what, sum->part(r)}); });
+                      work.afterwards.emplace_back([=] { sum->store(receive); });
+                    });
 }
 
 ncclResult_t ncclReduceScatter(const void* send, void* receive, std::size_t count, ncclDataType_t type,
-                               ncclRedOp_t operation, ncclComm_t comm, cudaStream_t) {
+                               ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
   return collective("ncclReduceScatter", count, type, -1, comm,
                     [&](Work& work, const Deed& what, Mesh& mesh) {
                       only_float_sums(type, operation);
                       const std::size_t bytes = what.bytes();
                       const auto block = [&](int r) { return at(send, bytes * static_cast<std::size_t>(r)); };
-                      const auto sum = std::make_shared<Sum>(block(mesh.rank()), count, mesh);
+                      const auto sum = std::make_shared<Sum>(count, mesh);
+                      work.beforehand.emplace_back([sum, own = block(mesh.rank())] { sum->take(own); });
                       for_others(mesh, [&](int r) {
                         work.outgoing.push_back({r, what, block(r)});
                         work.incoming.push_back({r, what, sum->part(r)});

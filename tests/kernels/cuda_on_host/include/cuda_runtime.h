@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
 #include "cuda_on_host/devices.h"
@@ -21,7 +20,7 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaEventDisableTiming = 2 };
-using cudaStream_t = void*;
+using cudaStream_t = nightshift::simulated::Stream*;
 using cudaEvent_t = std::chrono::steady_clock::time_point*;
 
 inline const char* cudaGetErrorString(cudaError_t code) {
@@ -41,16 +40,12 @@ inline cudaError_t cudaDeviceGetPCIBusId(char* address, int bytes, int device) {
              ? cudaSuccess
              : cudaErrorInvalidDevice;
 }
-inline cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
-  std::snprintf(text, static_cast<std::size_t>(bytes), "0000:%02x:00.0", static_cast<unsigned>(device));
-  return cudaSuccess;
-}
 inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = *total = std::size_t{4} << 30;
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
+  *stream = nightshift::simulated::the_stream();
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) {
