@@ -37,9 +37,8 @@ class NcclGroup final : public GpuGroup {
   // Destroying waits for the others; an error that unwinds this process alone must not.
   ~NcclGroup() override {
     if (comm_ == nullptr) return;
-    if (std::uncaught_exceptions() != exceptions_) return abort();
     backend_.forget_recorded();
-    nccl().destroy(comm_);
+    std::uncaught_exceptions() == exceptions_ ? nccl().destroy(comm_) : nccl().abort(comm_);
   }
 
   void all_to_all(const void* send, std::span<const std::int64_t> send_bytes, void* receive,

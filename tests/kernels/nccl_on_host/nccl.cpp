@@ -384,7 +384,7 @@ ncclResult_t ncclReduce(const void* send, void* receive, std::size_t count, nccl
 
 ncclResult_t ncclReduceScatter(const void* send, void* receive, std::size_t count, ncclDataType_t type,
                                ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
-  return collective("ncclReduceScatter", count, type, -1, comm,
+  return collective("ncclReduceScatter", count, type, -1, comm, stream,
                     [&](Work& work, const Deed& what, Mesh& mesh) {
                       only_float_sums(type, operation);
                       const std::size_t bytes = what.bytes();

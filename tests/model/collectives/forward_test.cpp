@@ -35,11 +35,20 @@ model::ModelConfig tiny() {
 struct Outcome {
   std::vector<TokenId> tokens;
   std::vector<float> logits;
-  std::vector<std::string> calls;  // into NCCL, of the last step
+  std::vector<std::vector<std::string>> calls;  // into NCCL, of each step
+  std::vector<std::uint64_t> sent;              // bytes of each step but those of sampling
   std::string transport;
 };
 
-// Two steps: the prompts, `tokens` of each sequence, and one token more of each.
+std::uint64_t bytes_sent() {
+  std::uint64_t bytes = 0;
+  const parallel::TrafficSums traffic = test_world->traffic();
+  for (std::size_t kind = 0; kind < traffic.size(); ++kind)
+    if (static_cast<parallel::Traffic>(kind) != parallel::Traffic::sampling) bytes += traffic[kind].bytes;
+  return bytes;
+}
+
+// The prompts in one step, `tokens` of each sequence, and then steps of one token of each.
 Outcome run(const char* kernels, int gpu, const parallel::DeviceMesh* mesh, Transport transport,
             Layout layout, int tokens, int steps) {
   const Setting visible("CUDA_VISIBLE_DEVICES", std::to_string(gpu));
@@ -61,11 +70,13 @@ Outcome run(const char* kernels, int gpu, const parallel::DeviceMesh* mesh, Tran
     batch.push_back(&sequence);
     counts.push_back(sequence.prompt_tokens);
   }
-  Outcome outcome{.tokens = {}, .logits = {}, .calls = {}, .transport = model->transport()};
+  Outcome outcome{.tokens = {}, .logits = {}, .calls = {}, .sent = {}, .transport = model->transport()};
   for (int i = 0; i < steps; ++i, counts.assign(kSequences, 1)) {
     take_record();
+    const std::uint64_t before = bytes_sent();
     const StepResult result = step(*model, batch, counts, layout);
-    outcome.calls = take_record();
+    outcome.sent.push_back(bytes_sent() - before);
+    outcome.calls.push_back(take_record());
     for (std::size_t row = 0; row < result.tokens.size(); ++row) {
       outcome.tokens.push_back(result.tokens[row].token);
       const auto logits = model->logits(static_cast<int>(row));
@@ -120,21 +131,27 @@ class Steps : public testing::TestWithParam<const char*> {};
 
 TEST_P(Steps, AskNcclForTheFormulasCallsAndGiveTheBitsOfMpi) {
   const bool fast = std::string(GetParam()) == "cuda_fast";
-  const Outcome alone = run("cuda", test_world->rank(), nullptr, Transport::mpi, Layout::base, kTokens, 2);
+  const Outcome alone = run("cuda", test_world->rank(), nullptr, Transport::mpi, Layout::base, kTokens, 4);
   for (const Degrees& degrees : parallel::legal_degrees(tiny().shape, test_world->size(), true)) {
     if (degrees.ranks() != test_world->size()) continue;
     const parallel::DeviceMesh mesh(*test_world, degrees);
     for (const Layout layout : {Layout::base, Layout::shift}) {
       const std::string where =
           fmt::format("sequence {} x tensor {}, {}", degrees.sequence, degrees.tensor, name_of(layout));
-      const auto go = [&](int gpu, Transport transport, int tokens, int steps) {
-        return run(GetParam(), gpu, &mesh, transport, layout, tokens, steps);
+      const auto go = [&](int gpu, Transport transport) {
+        return run(GetParam(), gpu, &mesh, transport, layout, kTokens, 4);
       };
-      EXPECT_EQ(go(test_world->rank(), Transport::nccl, kTokens, 1).calls, expected(degrees, layout, fast))
-          << where;
-      const Outcome nccl = go(test_world->rank(), Transport::automatic, kTokens, 2);
-      const Outcome mpi = go(0, Transport::mpi, kTokens, 2);
+      const Outcome nccl = go(test_world->rank(), Transport::automatic);
+      const Outcome mpi = go(0, Transport::mpi);
       EXPECT_EQ(nccl.transport, "nccl");
+      EXPECT_EQ(nccl.calls[0], expected(degrees, layout, fast)) << where;
+      // Steps of one token: as they are, recorded in a graph, and from the graph.
+      EXPECT_EQ(nccl.calls[2], nccl.calls[1]) << where;
+      EXPECT_FALSE(nccl.calls[2].empty()) << where;
+      EXPECT_TRUE(nccl.calls[3].empty()) << where;
+      EXPECT_EQ(nccl.sent[0], mpi.sent[0]) << where;
+      EXPECT_EQ(nccl.sent[2], nccl.sent[1]) << where;
+      EXPECT_EQ(nccl.sent[3], nccl.sent[1]) << where;
       EXPECT_EQ(mpi.transport, "mpi");
       EXPECT_EQ(nccl.tokens, mpi.tokens) << where;
       EXPECT_EQ(nccl.logits, mpi.logits) << where;
