@@ -100,7 +100,7 @@ void NcclGroup::done(ncclResult_t result, const char* call) const {
   if (result == ncclSuccess) return;
   throw Error(fmt::format("NCCL, {}: {} failed: {}: {}", place(), call, nccl().error_string(result),
                           nccl().last_error(comm_)),
-              "NCCL_DEBUG=WARN in the environment says more; the transport \"mpi\" goes without NCCL");
+              "NCCL_DEBUG=WARN in the environment says more; parallel.transport = \"mpi\" goes without NCCL");
 }
 
 void NcclGroup::all_to_all(const void* from, std::span<const std::int64_t> send_bytes, void* to,

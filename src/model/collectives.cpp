@@ -232,8 +232,8 @@ std::unique_ptr<Collectives> make_collectives(const Communicator& group, kernels
   if (transport == Transport::mpi) return std::make_unique<StagedCollectives>(group, backend, "");
   if (const std::string reason = why_no_nccl(group, backend); !reason.empty()) {
     if (transport == Transport::nccl)
-      throw BadInput(fmt::format("the transport \"nccl\" cannot be used: {}", reason),
-                     "give every rank a GPU of its own, or take the transport \"auto\" or \"mpi\"");
+      throw BadInput(fmt::format("parallel.transport = \"nccl\" cannot be used: {}", reason),
+                     "give every rank a GPU of its own, or take \"auto\" or \"mpi\"");
     return std::make_unique<StagedCollectives>(group, backend, reason);
   }
   std::string id;

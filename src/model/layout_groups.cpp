@@ -73,15 +73,24 @@ void LayoutGroups::run_repeatedly(std::uint64_t key, kernels::Backend& backend,
 void LayoutGroups::wait(kernels::Backend& backend) {
   if (groups_.empty() || !capturable()) return backend.synchronize();
   const kernels::Mark end = backend.mark();
+  const auto begin = std::chrono::steady_clock::now();
   while (!backend.reached(end)) {
-    check();
+    check(std::chrono::steady_clock::now() - begin);
     std::this_thread::yield();
   }
   check();
 }
 
-void LayoutGroups::check() {
+void LayoutGroups::check(std::chrono::nanoseconds waited) {
   for (const auto& group : groups_) group->check();
+  if (groups_.empty() || !capturable() || waited < kPatience) return;
+  abort();
+  throw Error(
+      fmt::format("rank {} of {} of a replica, on {}: a step with exchanges over NCCL has not ended "
+                  "within {} s",
+                  counts_->rank(), counts_->size(), parallel::Communicator::host_name(), kPatience.count()),
+      "see the other ranks' messages and the GPUs' logs (dmesg, nvidia-smi); parallel.transport = "
+      "\"mpi\" goes without NCCL");
 }
 
 void LayoutGroups::abort() {

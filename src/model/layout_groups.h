@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -33,10 +34,11 @@ class LayoutGroups {
   // counted as that which it repeats.
   void run_repeatedly(std::uint64_t key, kernels::Backend& backend, const std::function<void()>& work);
 
-  // Waits for all that the backend was given, and throws as Collectives::check() when an exchange fails
-  // meanwhile.
-  void wait(kernels::Backend& backend);
-  void check();
+  // For whoever waits for a step, `waited` so long by now: Collectives::check() of all groups. A step over
+  // NCCL that takes longer than kPatience is given up too: its peers have stopped without an error.
+  void check(std::chrono::nanoseconds waited = {});
+  static constexpr std::chrono::seconds kPatience{600};
+  void wait(kernels::Backend& backend);  // for all that it was given, checking meanwhile
   void abort();
 
  private:

@@ -158,8 +158,8 @@ void Model::Impl::wait_for(kernels::Mark mark) {
   constexpr std::chrono::microseconds kSpin(200), kNap(50), kSign(20000);
   const auto begin = Clock::now();
   for (auto sign = begin; !backend->reached(mark);) {
-    forward.groups().check();
     const auto now = Clock::now();
+    forward.groups().check(now - begin);
     if (now - begin > kSpin) std::this_thread::sleep_for(kNap);
     if (now - sign < kSign) continue;
     sign = now;

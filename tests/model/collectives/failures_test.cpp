@@ -71,6 +71,19 @@ TEST_F(Failures, OfTheGroupsOfALayoutEndItsWait) {
   group_->abort();
 }
 
+TEST_F(Failures, AreStepsThatNeverEnd) {
+  const parallel::DeviceMesh mesh(*test_world, {.sequence = 1, .tensor = ranks()});
+  model::LayoutGroups groups(&mesh, *gpu_, Transport::nccl, true);
+  groups.check(model::LayoutGroups::kPatience - std::chrono::seconds(1));
+  const std::string message = error_of([&] { groups.check(model::LayoutGroups::kPatience); });
+  EXPECT_TRUE(says(message, fmt::format("rank {} of {} of a replica", me(), ranks())));
+  EXPECT_TRUE(says(message, "has not ended within 600 s"));
+  EXPECT_TRUE(says(error_of([&] { groups.check(); }), "given up"));
+  const auto shared = gpu_of(0);
+  model::LayoutGroups staged(&mesh, *shared, Transport::mpi, true);
+  staged.check(2 * model::LayoutGroups::kPatience);  // MPI waits by itself, and long
+}
+
 TEST_F(Failures, OfOneRankReachTheOthers) {
   if (me() == 0) group_->abort();
   if (me() == 0) {
