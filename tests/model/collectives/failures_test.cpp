@@ -141,6 +141,7 @@ TEST_F(Failures, AreMessagesThatNobodyReceives) {
   if (me() == 0) send[1] = 12;
   const kernels::Buffer to = gpu_->allocate(64, "test::to");
   group_->all_to_all(Traffic::qkv_exchange, values_.data(), send, to.data(), none);
+  test_world->barrier();  // sent, and on its way
   group_.reset();
   if (me() == 1) {
     EXPECT_TRUE(says(take_record().back(), "ncclCommDestroy 0 int8, rank 0 does ncclSend 12 int8"));
