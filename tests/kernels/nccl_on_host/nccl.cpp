@@ -1,134 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <nccl.h>
-
 #include <fmt/format.h>
+#include <nccl.h>
 #include <sys/random.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "nccl_on_host/mesh.h"
 #include "nccl_on_host/nccl_on_host.h"
+#include "nccl_on_host/work.h"
 
 using namespace nightshift::simulated;
 
-struct ncclComm {
-  Mesh mesh;
-  ncclResult_t state = ncclSuccess;
-};
-
 namespace {
-
-// One call, or all calls of a group.
-struct Work {
-  ncclComm* comm = nullptr;
-  cudaStream_t stream = nullptr;
-  std::vector<std::function<void()>> beforehand;
-  std::vector<Outgoing> outgoing;
-  std::vector<Incoming> incoming;
-  std::vector<std::function<void()>> afterwards;
-};
-
-struct Process {
-  std::string record;
-  std::string last_error;
-  std::set<ncclComm*> comms;
-  int depth = 0;
-  Work group;
-};
-Process process;
-
-void note(const std::string& line) {
-  process.record += line + "\n";
-}
-
-template <class F>
-ncclResult_t guarded(ncclComm* comm, const F& work) {
-  try {
-    work();
-    return ncclSuccess;
-  } catch (const Failure& failure) {
-    process.last_error = failure.text;
-    note("error: " + failure.text);
-    if (comm != nullptr && process.comms.count(comm) > 0) {
-      comm->state = failure.result;
-      comm->mesh.close();  // so that the others do not wait for this one
-    }
-    return failure.result;
-  }
-}
-
-void check_comm(const ncclComm* comm) {
-  if (process.comms.count(const_cast<ncclComm*>(comm)) == 0)
-    throw Failure{ncclInvalidArgument, "no such communicator"};
-  if (comm->state != ncclSuccess) throw Failure{comm->state, "this communicator has failed"};
-}
-
-void run(const Work& work) {
-  for (const auto& first : work.beforehand) first();
-  work.comm->mesh.exchange(work.outgoing, work.incoming);
-  for (const auto& then : work.afterwards) then();
-}
-
-// In the order of the stream: now, and with a graph, again and again. What goes wrong in a graph shows up as
-// an asynchronous error.
-void submit(Work work) {
-  if (work.stream == nullptr) return run(work);
-  const auto shared = std::make_shared<const Work>(std::move(work));
-  auto in_call = std::make_shared<bool>(true);
-  shared->stream->submit([shared, in_call] {
-    if (*in_call) return run(*shared);
-    if (process.comms.count(shared->comm) > 0 && shared->comm->state == ncclSuccess)
-      guarded(shared->comm, [&] { run(*shared); });
-  });
-  *in_call = false;
-}
-
-void add(Work work, bool only_in_groups = false) {
-  if (process.depth == 0) {
-    if (only_in_groups) throw Failure{ncclInvalidUsage, "a send or receive outside of a group may lock up"};
-    return submit(std::move(work));
-  }
-  Work& group = process.group;
-  if (group.comm != nullptr && (group.comm != work.comm || group.stream != work.stream))
-    throw Failure{ncclInvalidUsage, "two communicators or streams in one group"};
-  group.comm = work.comm;
-  group.stream = work.stream;
-  std::move(work.beforehand.begin(), work.beforehand.end(), std::back_inserter(group.beforehand));
-  std::move(work.outgoing.begin(), work.outgoing.end(), std::back_inserter(group.outgoing));
-  std::move(work.incoming.begin(), work.incoming.end(), std::back_inserter(group.incoming));
-  std::move(work.afterwards.begin(), work.afterwards.end(), std::back_inserter(group.afterwards));
-}
-
-// A message to this rank itself: the receive finds what the send has left.
-struct ToMyself {
-  std::vector<std::pair<Deed, const void*>> sends, receives;
-};
-ToMyself to_myself;
-
-void match_myself(Work& group) {
-  ToMyself all;
-  std::swap(all, to_myself);
-  if (all.sends.size() != all.receives.size())
-    throw Failure{ncclInvalidUsage, fmt::format("{} sends to this rank itself, {} receives", all.sends.size(),
-                                                all.receives.size())};
-  for (std::size_t i = 0; i < all.sends.size(); ++i) {
-    const Deed& sent = all.sends[i].first;
-    if (sent != all.receives[i].first)
-      throw Failure{ncclInvalidUsage, fmt::format("this rank sends itself {}, receives {}", sent.text(),
-                                                  all.receives[i].first.text())};
-    group.beforehand.emplace_back([to = const_cast<void*>(all.receives[i].second), from = all.sends[i].second,
-                                   bytes = sent.bytes()] { std::memcpy(to, from, bytes); });
-  }
-}
 
 char* at(const void* data, std::size_t offset) {
   return static_cast<char*>(const_cast<void*>(data)) + offset;
@@ -180,9 +69,9 @@ ncclResult_t point_to_point(bool sending, const void* data, std::size_t count, n
     if (peer < 0 || peer >= comm->mesh.size())
       throw Failure{ncclInvalidArgument, fmt::format("peer {} of {} ranks", peer, comm->mesh.size())};
     const Deed what = deed("ncclSend", count, type);
-    Work work{comm, stream, {}, {}, {}, {}};
+    Work work{comm, stream};
     if (peer == comm->mesh.rank())
-      (sending ? to_myself.sends : to_myself.receives).emplace_back(what, data);
+      (sending ? work.to_myself.sends : work.to_myself.receives).emplace_back(what, data);
     else if (sending)
       work.outgoing.push_back({peer, what, data});
     else
@@ -199,7 +88,7 @@ ncclResult_t collective(const char* name, std::size_t count, ncclDataType_t type
     const Deed what = deed(name, count, type, root);
     note(what.text());
     check_comm(comm);
-    Work work{comm, stream, {}, {}, {}, {}};
+    Work work{comm, stream};
     plan(work, what, comm->mesh);
     add(std::move(work));
   });
@@ -247,7 +136,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   note("ncclCommDestroy");
   const ncclResult_t result = guarded(comm, [&] {
     check_comm(comm);
-    Work work{comm, nullptr, {}, {}, {}, {}};
+    Work work{comm, nullptr};
     const Deed what = deed("ncclCommDestroy", 0, ncclInt8);
     for_others(comm->mesh, [&](int r) {
       work.outgoing.push_back({r, what, nullptr});
@@ -301,8 +190,7 @@ ncclResult_t ncclGroupEnd() {
   Work group = std::exchange(process.group, {});
   ncclComm* const comm = group.comm;
   return guarded(comm, [&] {
-    match_myself(group);
-    if (group.comm != nullptr) submit(std::move(group));
+    if (comm != nullptr) submit(std::move(group));
   });
 }
 

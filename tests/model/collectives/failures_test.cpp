@@ -177,7 +177,7 @@ TEST_F(Failures, AreTwoRanksOnOneGpuInNcclsOwnWords) {
   kernels::GpuGroupId shared_id{};
   std::copy(id.begin(), id.end(), shared_id.begin());
   const auto shared = gpu_of(0);
-  const Setting patience("NCCL_ON_HOST_TIMEOUT", "0.5");  // of ranks whose peers have met already
+  const Setting patience("NCCL_ON_HOST_TIMEOUT", "3");  // of ranks whose peers have met already
   const std::string message =
       error_of([&] { kernels::make_gpu_group(*shared, shared_id, me(), ranks(), kName); });
   EXPECT_TRUE(says(message, "ncclCommInitRank failed"));
