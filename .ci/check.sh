@@ -51,7 +51,7 @@ includes() {
 # HEADERS (pattern)                          FOLDERS that may include them; a room's tests may what the room may
 fences='(hdf5|H5.*)\.h$                     ^(src|tests)/io/
 mpi\.h$                                      ^((src|tests)/parallel|src/cli)/
-nccl\.h$                                     ^(src|tests)/parallel/
+nccl\.h$                                     ^(kernels/cuda|tests/kernels)/
 (cuda|cublas|cutlass|cute/|nv).*             ^(kernels|tests/kernels|(src|tests)/parallel)/
 Kokkos_.*                                    ^(kernels|tests/kernels)/'
 

@@ -95,6 +95,10 @@ class CudaBackend final : public Backend {
   void top_k(MatrixView<const float> x, int k, MatrixView<TokenId> ids, MatrixView<float> values) override;
   std::unique_ptr<DeviceSampler> make_sampler(int vocab) override;
 
+  int gpu() const { return device_; }
+  void forget_recorded() { graphs_->clear(); }  // of run_repeatedly()
+  cudaStream_t stream() const { return stream_; }
+
  private:
   Parts products_of_shards(MatrixView<const bf16> x, const PackedView& w,
                            std::span<const std::int64_t> bounds);

@@ -51,8 +51,6 @@ void Graphs::record(Entry& entry, const std::function<void()>& work) {
 }
 
 void Graphs::clear() {
-  if (entries_.empty()) return;
-  cudaStreamSynchronize(stream_);
   for (auto& [key, entry] : entries_)
     if (entry.exec != nullptr) cudaGraphExecDestroy(entry.exec);
   entries_.clear();

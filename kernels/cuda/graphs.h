@@ -24,6 +24,8 @@ class Graphs {
   // recorded no longer holds.
   void run(std::uint64_t key, int epoch, const std::function<void()>& work);
   std::size_t recorded() const { return recorded_; }
+  // Everything is recorded anew. Waits for nothing: what runs of it runs on, and is freed at its end.
+  void clear();
 
  private:
   struct Entry {
@@ -31,7 +33,6 @@ class Graphs {
     bool seen = false;
   };
   void record(Entry& entry, const std::function<void()>& work);
-  void clear();
 
   cudaStream_t stream_;
   bool on_;

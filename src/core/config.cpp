@@ -52,6 +52,8 @@ void visit_keys(JobT& job, Visitor&& v) {
     "ranks of a replica that share the weights in the base layout; auto: 1");
   v("parallel", "shift", job.parallel.shift, any,
     "steps in full tensor parallelism: auto, never, always, or up to a token count (random:SEED: for tests)");
+  v("parallel", "transport", job.parallel.transport, Legal{0, 0, {"auto", "nccl", "mpi"}},
+    "between GPUs: auto (NCCL where every rank has a GPU of its own), nccl, or mpi through host memory");
   v("schedule", "token_budget", job.schedule.token_budget, tokens, "query tokens per step");
   v("schedule", "max_sequences", job.schedule.max_sequences, count,
     "sequences running at once, per replica; auto: 256 on CPUs, 1024 on GPUs");

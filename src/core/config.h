@@ -43,7 +43,8 @@ struct Job {
     Auto<std::int64_t> replicas;
     Auto<std::int64_t> sequence;
     Auto<std::int64_t> tensor;
-    std::string shift = "auto";  // auto | never | always | a token count | random:SEED
+    std::string shift = "auto";      // auto | never | always | a token count | random:SEED
+    std::string transport = "auto";  // auto | nccl | mpi
   } parallel;
 
   struct {

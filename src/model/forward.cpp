@@ -37,19 +37,22 @@ parallel::Range own_vocabulary(const ModelShape& shape, const parallel::DeviceMe
   return parallel::vocab_of(mesh == nullptr ? 0 : mesh->chunk(), chunks, shape.vocab, kernels::kPanelRows);
 }
 
+// Whether the shift layout is one: its tensor degree divides the shards of a reduction.
+bool shifts(const parallel::DeviceMesh* mesh) {
+  return kReductionShards % (mesh == nullptr ? 1 : mesh->degrees().ranks()) == 0;
+}
+
 }  // namespace
 
 ForwardPass::ForwardPass(const ModelConfig& config, const PackedWeights& weights, const StepLimits& limits,
-                         const parallel::DeviceMesh* mesh, kernels::Backend& backend)
+                         const parallel::DeviceMesh* mesh, kernels::Backend& backend, Transport transport)
     : config_(config),
       weights_(weights),
       limits_(limits),
       backend_(backend),
-      shards_{
-          make_shard(config.shape, mesh, Layout::base),
-          make_shard(config.shape, mesh,
-                     kReductionShards % (mesh == nullptr ? 1 : mesh->degrees().ranks()) == 0 ? Layout::shift
-                                                                                             : Layout::base)},
+      groups_(mesh, backend, transport, shifts(mesh)),
+      shards_{make_shard(config.shape, mesh, groups_, Layout::base),
+              make_shard(config.shape, mesh, groups_, shifts(mesh) ? Layout::shift : Layout::base)},
       chunk_(qkv_chunk(config.shape, mesh == nullptr ? 1 : mesh->degrees().ranks())),
       vocabulary_(own_vocabulary(config.shape, mesh)),
       heads_{chunk_.heads, chunk_.kv_heads, config.shape.head_dim},
@@ -87,8 +90,8 @@ void ForwardPass::make_rope_tables() {
 kernels::MatrixView<float> ForwardPass::run(StepBatch& batch, Layout layout, const TokenId* before) {
   const Shard& shard = this->shard(layout);
   const auto samples = static_cast<std::int64_t>(batch.sampled_rows.size());
-  const bool repeats = backend_.device() != kernels::Device::cpu && batch.decodes_only() &&
-                       shard.sequence == 1 && shard.tensor == 1;
+  const bool repeats =
+      backend_.device() != kernels::Device::cpu && batch.decodes_only() && groups_.capturable();
   if (repeats) pad_decodes(batch, limits_, padding_block_);
   const auto attention =
       at(Op::other).prepare(batch.slices, {.group = heads_.heads / heads_.kv_heads, .windows = windows_});
@@ -98,7 +101,7 @@ kernels::MatrixView<float> ForwardPass::run(StepBatch& batch, Layout layout, con
   const auto logits = rows_of(buffers_.logits, static_cast<std::int64_t>(batch.sampled_rows.size()));
   upload(batch, step, before);
   const std::uint64_t key = repeats ? 2 * attention->replay_key() + static_cast<std::uint64_t>(layout) : 0;
-  backend_.run_repeatedly(key, [&] {
+  groups_.run_repeatedly(key, backend_, [&] {
     embed(step);
     layers(step);
     head(batch, step, logits);
@@ -253,9 +256,16 @@ void ForwardPass::row_parallel(Op op, kernels::MatrixView<const bf16> x, const k
 }
 
 // residual += the tree over the tensor group's `partial`s. Every rank adds its share of the elements and
-// sends the sums to the others: a reduce-scatter and an all-gather whose order of addition is ours.
+// sends the sums to the others: a reduce-scatter and an all-gather whose order of addition is ours. Numerics
+// that need no such order leave it to the library.
 void ForwardPass::add_over_ranks(Traffic kind, const Step& step) {
   const Shard& shard = step.shard;
+  if (backend_.kernel_set() == "cuda_fast") {
+    const auto partial = rows_of(buffers_.partial, step.rows());
+    timer_.at(Op::exchange);
+    shard.tensor_group->all_reduce(kind, partial.data, partial.rows * partial.cols);
+    return at(Op::reduce).add(partial, step.residual);
+  }
   const std::int64_t unit = std::gcd(step.residual.cols, std::int64_t{64});  // elements that stay together
   const std::int64_t units = step.rows() * step.residual.cols / unit;
   const parallel::Range own = slice_of(units, shard.tensor, shard.t);

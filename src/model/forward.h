@@ -26,7 +26,8 @@ class ForwardPass {
   // Allocates the KV cache (of this rank's heads), the rotary tables and the step buffers. References must
   // outlive it; mesh null: one rank.
   ForwardPass(const ModelConfig& config, const PackedWeights& weights, const StepLimits& limits,
-              const parallel::DeviceMesh* mesh, kernels::Backend& backend);
+              const parallel::DeviceMesh* mesh, kernels::Backend& backend,
+              Transport transport = Transport::automatic);
 
   // Starts all layers over the batch, K and V into the cache on the way. Returns logits [sampled rows, this
   // rank's chunk of the vocabulary] fp32, valid until the next run. `before`: the tokens that the step before
@@ -36,6 +37,7 @@ class ForwardPass {
   const Shard& shard(parallel::Layout layout) const { return shards_[static_cast<std::size_t>(layout)]; }
   const parallel::Range& vocabulary() const { return vocabulary_; }  // of this rank's logits, in any layout
   StepBuffers& buffers() { return buffers_; }
+  LayoutGroups& groups() { return groups_; }
   void on_layer(std::function<void()> call) { on_layer_ = std::move(call); }  // before each
   StepTimer& timer() { return timer_; }
   std::int64_t kv_bytes() const { return static_cast<std::int64_t>(cache_.bytes()); }
@@ -77,6 +79,7 @@ class ForwardPass {
   const PackedWeights& weights_;
   const StepLimits limits_;
   kernels::Backend& backend_;
+  LayoutGroups groups_;
   const std::array<Shard, 2> shards_;  // by Layout
   const QkvChunk chunk_;
   const parallel::Range vocabulary_;

@@ -70,11 +70,13 @@ struct Model::Impl {
                                        .threads = options.threads,
                                        .kernels = options.kernels})),
         weights(config, options.mesh, held_parts(config.shape, options.mesh, backend->device()), *backend),
-        forward(config, weights, options.limits, options.mesh, *backend),
+        forward(config, weights, options.limits, options.mesh, *backend, options.transport),
         sampler(real_tokens(config, options), config.stop_ids),
         sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {
     forward.on_layer(options.on_layer);
-    if (on_gpu()) device_sampling.emplace(sampler, *backend, options.limits.max_sampled_rows, kStepsInFlight);
+    const bool whole_rows = options.mesh == nullptr || options.mesh->degrees().ranks() == 1;
+    if (on_gpu() && whole_rows)
+      device_sampling.emplace(sampler, *backend, options.limits.max_sampled_rows, kStepsInFlight);
   }
 
   bool on_gpu() const { return backend->device() != kernels::Device::cpu; }
@@ -82,7 +84,7 @@ struct Model::Impl {
   StepResult collect();
   void sample_here(kernels::MatrixView<const float> logits, StepResult& result);
   void sample_there(kernels::MatrixView<float> logits);
-  void wait_for(kernels::Mark mark) const;
+  void wait_for(kernels::Mark mark);
 
   const ModelConfig config;
   const ModelOptions options;
@@ -93,7 +95,7 @@ struct Model::Impl {
   VocabularySampling sampling;  // on the host
   StepBatch batch;
   kernels::MatrixView<const float> last_logits;
-  std::vector<float> host_logits;  // [vocab] of logits(), where the device's memory cannot be read
+  std::vector<float> host_logits;  // of a GPU: [S, chunk of vocab] to be sampled here, or a row of logits()
   std::vector<float> whole_row;    // of logits()
 
   struct Submitted {
@@ -104,7 +106,7 @@ struct Model::Impl {
   };
   std::deque<Submitted> in_flight;
   Clock::time_point collected;  // the last one
-  // On GPUs: the step submitted last.
+  // Where a GPU has whole rows of logits: the step submitted last.
   std::optional<DeviceSampling> device_sampling;
   SampledIndex sampled_before;
   int slot = 0;
@@ -114,10 +116,10 @@ void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
   Submitted step{.result = {.step = plan.step, .tokens = {}, .compute_seconds = 0.0}, .at = Clock::now()};
   fill_batch(plan, config, options.limits, sampled_before, batch);
   if (!batch.ids.empty()) {
-    const TokenId* before = on_gpu() ? device_sampling->tokens(slot) : nullptr;
+    const TokenId* before = device_sampling ? device_sampling->tokens(slot) : nullptr;
     const kernels::MatrixView<float> logits = forward.run(batch, layout, before);
     last_logits = logits;
-    if (on_gpu()) {
+    if (device_sampling) {
       sample_there(logits);
       step.slot = slot;
     } else {
@@ -131,6 +133,13 @@ void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
 void Model::Impl::sample_here(kernels::MatrixView<const float> logits, StepResult& result) {
   if (logits.rows == 0) return;
   forward.timer().at(Op::sample);
+  if (on_gpu()) {
+    forward.groups().wait(*backend);
+    const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
+    host_logits.resize(count);
+    backend->copy_to_host(host_logits.data(), logits.data, count * sizeof(float));
+    logits.data = host_logits.data();
+  }
   result.tokens = sampling.sample(logits, batch.sampling);
   forward.timer().stop();
 }
@@ -146,11 +155,12 @@ void Model::Impl::sample_there(kernels::MatrixView<float> logits) {
 }
 
 // Short steps are worth a core's attention; of long ones somebody wants to hear.
-void Model::Impl::wait_for(kernels::Mark mark) const {
+void Model::Impl::wait_for(kernels::Mark mark) {
   constexpr std::chrono::microseconds kSpin(200), kNap(50), kSign(20000);
   const auto begin = Clock::now();
   for (auto sign = begin; !backend->reached(mark);) {
     const auto now = Clock::now();
+    forward.groups().check(now - begin);
     if (now - begin > kSpin) std::this_thread::sleep_for(kNap);
     if (now - sign < kSign) continue;
     sign = now;
@@ -238,6 +248,10 @@ std::string Model::kernels() const {
   return std::string(impl_->backend->kernel_set());
 }
 
+std::string Model::transport() const {
+  return impl_->forward.groups().way();
+}
+
 MemoryNeed Model::memory() const {
   return {.weights = static_cast<std::int64_t>(impl_->weights.memory().bytes()),
           .kv_cache = impl_->forward.kv_bytes(),
@@ -262,7 +276,7 @@ Peak Model::measured_peak() const {
 }
 
 int Model::pipeline_depth() const {
-  return impl_->on_gpu() ? kStepsInFlight : 1;
+  return impl_->device_sampling ? kStepsInFlight : 1;
 }
 
 void Model::submit(const BatchPlan& plan, parallel::Layout layout) {

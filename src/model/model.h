@@ -16,6 +16,7 @@
 #include "core/types.h"
 #include "model/files/model_files.h"
 #include "model/random.h"
+#include "model/transport.h"
 #include "parallel/parallel.h"
 
 namespace nightshift::model {
@@ -27,6 +28,7 @@ struct ModelOptions {
   bool gpu = false;              // the first one that this process sees; then `kernels` does not matter
   bool strict = true;            // of a GPU: bits depend on each sequence alone; false: on its company too
   int threads = 0;               // 0: as the kernels::Environment says
+  Transport transport = Transport::automatic;  // between ranks with GPUs (collectives.h)
   // The replica that this rank computes in; null: a replica of one. Must outlive the model. Construction,
   // destruction, submit() and logits() are then collective over the replica, and loading over the world.
   const parallel::DeviceMesh* mesh = nullptr;
@@ -80,8 +82,9 @@ class Model {
 
   const ModelConfig& config() const;
   const StepLimits& limits() const;
-  std::string kernels() const;  // the kernel set in use, for the provenance
-  MemoryNeed memory() const;    // bytes allocated; weights are those of the host, whatever its ranks
+  std::string kernels() const;    // the kernel set in use, for the provenance
+  std::string transport() const;  // how ranks exchange data, and why not by NCCL: LayoutGroups::way()
+  MemoryNeed memory() const;      // bytes allocated; weights are those of the host, whatever its ranks
   // Of the weight matrices, what this rank reads in a step of this layout: a part of the host's one copy.
   std::int64_t weight_bytes(parallel::Layout layout) const;
   std::vector<OperationTime> times() const;

@@ -31,7 +31,7 @@ kernels::PackedView rows_of(const kernels::PackedMatrix& matrix, const parallel:
 }  // namespace
 
 PackedWeights::PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh,
-                             const HeldParts& held, kernels::Backend& backend)
+                             const WeightParts& held, kernels::Backend& backend)
     : config_(config),
       chunks_(mesh == nullptr ? 1 : mesh->degrees().ranks()),
       held_(held),

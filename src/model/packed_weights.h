@@ -36,8 +36,8 @@ struct LayerWeights {
   Vector down_bias;               // [hidden]
 };
 
-// Which parts of the matrices stand in this process's memory.
-struct HeldParts {
+// Parts of the matrices: what a process holds, or what it reads in a layout.
+struct WeightParts {
   parallel::Range qkv_rows;     // of [chunks * chunk_rows]
   parallel::Range o_columns;    // of heads head_dim
   parallel::Range mlp_columns;  // of intermediate
@@ -55,7 +55,7 @@ QkvChunk qkv_chunk(const ModelShape& shape, int chunks);
 class PackedWeights {
  public:
   // For a replica of mesh->degrees().ranks() chunks; null: one. Collective over the world of the mesh.
-  PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh, const HeldParts& held,
+  PackedWeights(const ModelConfig& config, const parallel::DeviceMesh* mesh, const WeightParts& held,
                 kernels::Backend& backend);
 
   // Stores rows first_row .. of one weight of one layer, given in the file's element type as [rows][columns].
@@ -92,7 +92,7 @@ class PackedWeights {
 
   const ModelConfig& config_;
   const int chunks_;
-  const HeldParts held_;
+  const WeightParts held_;
   kernels::Backend& backend_;
   WeightMemory memory_;
   std::vector<LayerWeights> layers_;

@@ -25,36 +25,46 @@ parallel::Range columns_of(const ReductionBounds& bounds, const parallel::Range&
   return {bounds[static_cast<std::size_t>(shards.begin)], bounds[static_cast<std::size_t>(shards.end)]};
 }
 
-void join_groups(Shard& shard, const parallel::DeviceMesh& mesh, parallel::Layout layout) {
+void join_groups(Shard& shard, const parallel::DeviceMesh& mesh, const LayoutGroups& groups,
+                 parallel::Layout layout) {
   const parallel::Communicator& sequence = mesh.sequence_group(layout);
   const parallel::Communicator& tensor = mesh.tensor_group(layout);
   shard.sequence = sequence.size();
   shard.s = sequence.rank();
   shard.tensor = tensor.size();
   shard.t = tensor.rank();
-  if (shard.sequence > 1) shard.sequence_group = &sequence;
-  if (shard.tensor > 1) shard.tensor_group = &tensor;
+  shard.sequence_group = groups.sequence(layout);
+  shard.tensor_group = groups.tensor(layout);
+  NS_CHECK((shard.sequence_group != nullptr) == (shard.sequence > 1) &&
+               (shard.tensor_group != nullptr) == (shard.tensor > 1),
+           "{} layout: its groups were not made", name_of(layout));
 }
 
 }  // namespace
 
-Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout) {
+WeightParts weight_parts(const ModelShape& shape, int chunks, int tensor, int t) {
+  const int each = chunks / tensor, first = t * each, last = first + each - 1;  // chunks of the part
+  const auto vocabulary = [&](int chunk) {
+    return parallel::vocab_of(chunk, chunks, shape.vocab, kernels::kPanelRows);
+  };
+  const std::int64_t chunk_rows = qkv_chunk(shape, chunks).rows;
+  return {.qkv_rows = {first * chunk_rows, (last + 1) * chunk_rows},
+          .o_columns = {parallel::heads_of(first, chunks, shape.heads).begin * shape.head_dim,
+                        parallel::heads_of(last, chunks, shape.heads).end * shape.head_dim},
+          .mlp_columns = normal(columns_of(nightshift::mlp_bounds(shape), parallel::shards_of(t, tensor))),
+          .vocabulary = normal({vocabulary(first).begin, vocabulary(last).end})};
+}
+
+Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, const LayoutGroups& groups,
+                 parallel::Layout layout) {
   Shard shard;
-  if (mesh != nullptr) join_groups(shard, *mesh, layout);
+  if (mesh != nullptr) join_groups(shard, *mesh, groups, layout);
   const int chunks = mesh == nullptr ? 1 : mesh->degrees().ranks();
-  const int first = shard.t * shard.sequence, last = first + shard.sequence - 1;  // chunks of the group
   NS_CHECK(shard.tensor * shard.sequence == chunks && kReductionShards % shard.tensor == 0,
            "{} layout: {} x {} ranks of {}", name_of(layout), shard.sequence, shard.tensor, chunks);
 
-  const std::int64_t chunk_rows = qkv_chunk(shape, chunks).rows;
-  shard.qkv_rows = {first * chunk_rows, (last + 1) * chunk_rows};
-  const parallel::Range heads{parallel::heads_of(first, chunks, shape.heads).begin,
-                              parallel::heads_of(last, chunks, shape.heads).end};
+  static_cast<WeightParts&>(shard) = weight_parts(shape, chunks, shard.tensor, shard.t);
   const parallel::Range shards = parallel::shards_of(shard.t, shard.tensor);
-  shard.o_columns = {heads.begin * shape.head_dim, heads.end * shape.head_dim};
-  shard.mlp_columns = normal(columns_of(nightshift::mlp_bounds(shape), shards));
-  shard.vocabulary = normal({parallel::vocab_of(first, chunks, shape.vocab, kernels::kPanelRows).begin,
-                             parallel::vocab_of(last, chunks, shape.vocab, kernels::kPanelRows).end});
   shard.o_bounds = relative(attention_bounds(shape), shards);
   shard.mlp_bounds = relative(nightshift::mlp_bounds(shape), shards);
   NS_CHECK(columns_of(attention_bounds(shape), shards) == shard.o_columns,
@@ -63,17 +73,11 @@ Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, para
   return shard;
 }
 
-HeldParts held_parts(const ModelShape& shape, const parallel::DeviceMesh* mesh, kernels::Device device) {
-  const bool whole = device == kernels::Device::cpu || mesh == nullptr;
-  if (!whole) {
-    const Shard base = make_shard(shape, mesh, parallel::Layout::base);
-    return {base.qkv_rows, base.o_columns, base.mlp_columns, base.vocabulary};
-  }
-  const int chunks = mesh == nullptr ? 1 : mesh->degrees().ranks();
-  return {{0, chunks * qkv_chunk(shape, chunks).rows},
-          {0, static_cast<std::int64_t>(shape.heads) * shape.head_dim},
-          {0, shape.intermediate},
-          {0, shape.vocab}};
+WeightParts held_parts(const ModelShape& shape, const parallel::DeviceMesh* mesh, kernels::Device device) {
+  if (mesh == nullptr) return weight_parts(shape, 1, 1, 0);
+  const bool whole = device == kernels::Device::cpu;
+  const parallel::Degrees& degrees = mesh->degrees();
+  return weight_parts(shape, degrees.ranks(), whole ? 1 : degrees.tensor, whole ? 0 : mesh->place().t);
 }
 
 std::int64_t matrix_bytes(const ModelShape& shape, const Shard& shard, kernels::Backend& backend) {

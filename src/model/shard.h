@@ -5,20 +5,17 @@
 
 #include <vector>
 
+#include "model/layout_groups.h"
 #include "model/packed_weights.h"
 
 namespace nightshift::model {
 
-struct Shard {
-  int sequence = 1, s = 0;                                 // slice s of the tokens
-  int tensor = 1, t = 0;                                   // part t of the weights
-  const parallel::Communicator* sequence_group = nullptr;  // in order of s; null where sequence = 1
-  const parallel::Communicator* tensor_group = nullptr;    // in order of t; null where tensor = 1
+struct Shard : WeightParts {
+  int sequence = 1, s = 0;                // slice s of the tokens
+  int tensor = 1, t = 0;                  // part t of the weights
+  Collectives* sequence_group = nullptr;  // in order of s; null where sequence = 1
+  Collectives* tensor_group = nullptr;    // in order of t; null where tensor = 1
 
-  parallel::Range qkv_rows;              // of the fused QKV matrix: the chunks of the whole sequence group
-  parallel::Range o_columns;             // K range of o: their heads
-  parallel::Range mlp_columns;           // of the MLP's inner width
-  parallel::Range vocabulary;            // rows of the embedding
   std::vector<std::int64_t> o_bounds;    // reduction shards within o_columns, relative
   std::vector<std::int64_t> mlp_bounds;  // within mlp_columns
 
@@ -27,11 +24,14 @@ struct Shard {
   }
 };
 
-// What this process holds: all of it, or on GPUs the base layout's part.
-HeldParts held_parts(const ModelShape& shape, const parallel::DeviceMesh* mesh, kernels::Device device);
+// Part t of `tensor` of the matrices of a replica of `chunks` ranks: what the chunks of that part own.
+WeightParts weight_parts(const ModelShape& shape, int chunks, int tensor, int t);
+// What this process holds: everything, or on GPUs its part of the base layout. mesh null: one rank.
+WeightParts held_parts(const ModelShape& shape, const parallel::DeviceMesh* mesh, kernels::Device device);
 
-// mesh null: one rank.
-Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, parallel::Layout layout);
+// mesh null: one rank. The groups must outlive the shard.
+Shard make_shard(const ModelShape& shape, const parallel::DeviceMesh* mesh, const LayoutGroups& groups,
+                 parallel::Layout layout);
 
 // Bytes of weight matrices that a rank reads in a step of this layout.
 std::int64_t matrix_bytes(const ModelShape& shape, const Shard& shard, kernels::Backend& backend);

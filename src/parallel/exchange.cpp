@@ -149,8 +149,18 @@ TrafficSums Communicator::traffic() const {
   return impl_->family->traffic;
 }
 
+void Communicator::count(Traffic kind, std::uint64_t bytes, std::uint64_t calls) const {
+  TrafficSum& sum = impl_->family->traffic[static_cast<std::size_t>(kind)];
+  sum.calls += calls;
+  sum.bytes += bytes;
+}
+
 void Communicator::trace_to(TraceLog* log) const {
   impl_->family->log = log;
+}
+
+TraceLog* Communicator::trace() const {
+  return impl_->family->log;
 }
 
 }  // namespace nightshift::parallel

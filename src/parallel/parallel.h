@@ -99,10 +99,13 @@ class Communicator {
 
   // Counted by this communicator and all that were split from it or it was split from.
   TrafficSums traffic() const;
+  // Adds exchanges of this kind that went another way than MPI and took no time of this thread.
+  void count(Traffic kind, std::uint64_t bytes, std::uint64_t calls = 1) const;
   // From now on every collective above, of this family, leaves an event "exchange: <kind>" behind; a barrier
   // before each separates "wait" from it, so all ranks must do the same. Null: no more. The log must outlive
   // that.
   void trace_to(TraceLog* log) const;
+  TraceLog* trace() const;  // null: nothing is traced
 
  private:
   friend class WorkQueue;

@@ -133,6 +133,7 @@ class Rank {
     options.gpu = gpu_;
     options.strict = strict_numerics(start_.job);
     options.mesh = &mesh_;
+    options.transport = model::transport_named(start_.job.parallel.transport);
     options.on_layer = [this] { heartbeat_.beat(); };
     const Clock::time_point begin = Clock::now();
     auto model = model::Model::load(files_, options, [&](const model::LoadProgress& p) {
@@ -245,6 +246,7 @@ class Rank {
     run.calibration = calibration_ ? calibration_->to_json() : "";
     run.reduction_shards = kReductionShards;
     run.kernel_set = model_->kernels();
+    run.transport = model_->transport();
     run.numerics = gpu_ && !strict_numerics(start_.job) ? "fast" : "strict";
     write_record(session_, world_, counters_, stopped_by_, std::move(run));
   }

@@ -298,7 +298,7 @@ def sessions():
     counters |= {name: sketch for name in ("time_to_first_token", "inter_token", "time_per_output_token", "end_to_end", "step")}
     counters["traffic"] = {"all_reduce": {"bytes": 5, "calls": 1, "seconds": 0.1}}
     run = {name: 1 for name in ("number", "seconds", "ranks", "threads", "replicas", "sequence", "tensor", "reduction_shards")}
-    run |= {name: "" for name in ("started_at", "stopped_by", "shift", "calibration", "kernel_set", "numerics", "git_revision", "version")}
+    run |= {name: "" for name in ("started_at", "stopped_by", "shift", "calibration", "kernel_set", "transport", "numerics", "git_revision", "version")}
     run |= {"complete": False, "hosts": ["node1"], "slurm": {"SLURM_JOB_ID": "7"}, "total": counters, "per_rank": [counters]}
     status = {name: 1 for name in ("samples_total", "done", "failed", "running", "prompt_tokens", "output_tokens", "tokens_per_second",
                                    "eta_seconds", "elapsed_seconds", "ranks", "restarts", "updated_unix")}

@@ -13,5 +13,5 @@ set_tests_properties(kernels_no_shared_symbols PROPERTIES LABELS unit)
 foreach(part attention others)
   add_test(NAME kernels_simulated_gpu_${part} COMMAND kernels_test --gtest_filter=$<IF:$<STREQUAL:${part},attention>,*Attention*/cuda,*/cuda:-*Attention*>)
   set_tests_properties(kernels_simulated_gpu_${part} PROPERTIES LABELS unit TIMEOUT 900 ENVIRONMENT
-    "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>")
+    "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;CUDA_VISIBLE_DEVICES=0;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>")
 endforeach()

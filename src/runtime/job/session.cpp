@@ -97,6 +97,7 @@ void visit(T& r, Visitor&& v, RunRecord*) {
   v("calibration", r.calibration);
   v("reduction_shards", r.reduction_shards);
   v("kernel_set", r.kernel_set);
+  v("transport", r.transport);
   v("numerics", r.numerics);
   v("hosts", r.hosts);
   v("slurm", r.slurm);

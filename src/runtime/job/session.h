@@ -135,6 +135,7 @@ struct RunRecord {
   std::string calibration;  // what it measured at start (Calibration::to_json); empty: nothing
   int reduction_shards = 0;
   std::string kernel_set;
+  std::string transport;  // between ranks of a replica: none, host, nccl, or mpi and why
   std::string numerics;
   std::vector<std::string> hosts;
   std::map<std::string, std::string> slurm;  // SLURM_JOB_ID and the like, where set

@@ -234,6 +234,11 @@ void submit(std::function<void()> work) {
   captured->push_back(std::move(work));
 }
 
+Stream* the_stream() {
+  static Stream stream{&submit};
+  return &stream;
+}
+
 void begin_capture() {
   captured = new std::vector<std::function<void()>>;
 }

@@ -37,6 +37,12 @@ void begin_capture();
 std::vector<std::function<void()>> end_capture();
 bool capturing();
 
+// The one stream. Its door to submit() is a pointer, so that libraries beside this one can use it too.
+struct Stream {
+  void (*submit)(std::function<void()> work);
+};
+Stream* the_stream();
+
 unsigned char* dynamic_shared();
 void meet_block();
 

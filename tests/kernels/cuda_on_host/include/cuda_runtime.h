@@ -6,38 +6,46 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
+#include "cuda_on_host/devices.h"
 #include "cuda_on_host/memory.h"
 #include "cuda_on_host/simulator.h"
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorNotReady = 600 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaEventDisableTiming = 2 };
-using cudaStream_t = void*;
+using cudaStream_t = nightshift::simulated::Stream*;
 using cudaEvent_t = std::chrono::steady_clock::time_point*;
 
 inline const char* cudaGetErrorString(cudaError_t code) {
-  return code == cudaSuccess ? "no error" : "out of memory";
+  return code == cudaSuccess              ? "no error"
+         : code == cudaErrorInvalidDevice ? "invalid device ordinal"
+                                          : "out of memory";
 }
 inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = nightshift::simulated::device_count();
   return cudaSuccess;
 }
-inline cudaError_t cudaSetDevice(int) {
-  return cudaSuccess;
+inline cudaError_t cudaSetDevice(int device) {
+  return nightshift::simulated::set_device(device) ? cudaSuccess : cudaErrorInvalidDevice;
 }
-inline cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
-  std::snprintf(text, static_cast<std::size_t>(bytes), "0000:%02x:00.0", static_cast<unsigned>(device));
-  return cudaSuccess;
+inline cudaError_t cudaDeviceGetPCIBusId(char* address, int bytes, int device) {
+  return nightshift::simulated::bus_address(device, address, static_cast<std::size_t>(bytes))
+             ? cudaSuccess
+             : cudaErrorInvalidDevice;
 }
 inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = *total = std::size_t{4} << 30;
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
+  *stream = nightshift::simulated::the_stream();
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) {
