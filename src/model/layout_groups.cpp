@@ -21,18 +21,14 @@ LayoutGroups::LayoutGroups(const parallel::DeviceMesh* mesh, kernels::Backend& b
       make(mesh->sequence_group(Layout::base), backend, transport, "the sequence group of the base layout");
   base.tensor =
       make(mesh->tensor_group(Layout::base), backend, transport, "the tensor group of the base layout");
-  if (!shifts) {
-    shift = base;
-    return;
-  }
   // Chunk order is the order of s where there is one t, and the order of t where there is one s.
   if (degrees.tensor == 1)
-    shift.tensor = base.sequence;
+    all_ = base.sequence;
   else if (degrees.sequence == 1)
-    shift.tensor = base.tensor;
+    all_ = base.tensor;
   else
-    shift.tensor =
-        make(mesh->tensor_group(Layout::shift), backend, transport, "the tensor group of the shift layout");
+    all_ = make(mesh->tensor_group(Layout::shift), backend, transport, "the group of the whole replica");
+  shift = shifts ? Pair{nullptr, all_} : base;
 }
 
 Collectives* LayoutGroups::make(const parallel::Communicator& group, kernels::Backend& backend,

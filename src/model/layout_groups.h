@@ -27,6 +27,9 @@ class LayoutGroups {
   Collectives* sequence(parallel::Layout layout) const { return pair(layout).sequence; }
   Collectives* tensor(parallel::Layout layout) const { return pair(layout).tensor; }
 
+  // All ranks of the replica in the order of their chunks: the shift layout's tensor group.
+  Collectives* all() const { return all_; }
+
   // For the report: "none", "host", "nccl", or "mpi" with the reason why it is not NCCL.
   const std::string& way() const { return way_; }
   bool capturable() const;  // a step may be recorded in a CUDA graph
@@ -52,7 +55,8 @@ class LayoutGroups {
 
   std::vector<std::unique_ptr<Collectives>> groups_;  // those of more than one rank
   std::array<Pair, 2> pairs_;                         // by Layout
-  const parallel::Communicator* counts_ = nullptr;    // the traffic of all groups; null without any
+  Collectives* all_ = nullptr;
+  const parallel::Communicator* counts_ = nullptr;  // the traffic of all groups; null without any
   std::unordered_map<std::uint64_t, parallel::TrafficSums> sent_;  // by repeated work, by its key
   std::string way_ = "none";
 };

@@ -11,9 +11,9 @@
 #include "core/check.h"
 #include "kernels/gpu.h"
 #include "model/checkpoint_reader.h"
-#include "model/device_sampling.h"
 #include "model/forward.h"
 #include "model/packed_weights.h"
+#include "model/replica_sampling.h"
 #include "model/sampler.h"
 #include "model/vocabulary_sampling.h"
 
@@ -74,9 +74,12 @@ struct Model::Impl {
         sampler(real_tokens(config, options), config.stop_ids),
         sampling(sampler, options.mesh, config.shape.vocab, backend->threads()) {
     forward.on_layer(options.on_layer);
-    const bool whole_rows = options.mesh == nullptr || options.mesh->degrees().ranks() == 1;
-    if (on_gpu() && whole_rows)
-      device_sampling.emplace(sampler, *backend, options.limits.max_sampled_rows, kStepsInFlight);
+    const bool several = options.mesh != nullptr && options.mesh->degrees().ranks() > 1;
+    if (on_gpu())
+      replica_sampling.emplace(sampler,
+                               several ? &options.mesh->tensor_group(parallel::Layout::shift) : nullptr,
+                               several ? forward.groups().all() : nullptr, config.shape.vocab,
+                               options.limits.max_sampled_rows, kStepsInFlight, *backend);
   }
 
   bool on_gpu() const { return backend->device() != kernels::Device::cpu; }
@@ -95,19 +98,19 @@ struct Model::Impl {
   VocabularySampling sampling;  // on the host
   StepBatch batch;
   kernels::MatrixView<const float> last_logits;
-  std::vector<float> host_logits;  // of a GPU: [S, chunk of vocab] to be sampled here, or a row of logits()
+  std::vector<float> host_logits;  // of a GPU: a row of logits()
   std::vector<float> whole_row;    // of logits()
 
   struct Submitted {
     StepResult result;  // complete, on CPUs
     kernels::Mark mark = 0;
-    int slot = -1;  // of device_sampling; -1: nothing was sampled there
+    int slot = -1;  // of replica_sampling; -1: nothing was sampled there
     Clock::time_point at;
   };
   std::deque<Submitted> in_flight;
   Clock::time_point collected;  // the last one
-  // Where a GPU has whole rows of logits: the step submitted last.
-  std::optional<DeviceSampling> device_sampling;
+  // On GPUs: the step submitted last.
+  std::optional<ReplicaSampling> replica_sampling;
   SampledIndex sampled_before;
   int slot = 0;
 };
@@ -116,10 +119,10 @@ void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
   Submitted step{.result = {.step = plan.step, .tokens = {}, .compute_seconds = 0.0}, .at = Clock::now()};
   fill_batch(plan, config, options.limits, sampled_before, batch);
   if (!batch.ids.empty()) {
-    const TokenId* before = device_sampling ? device_sampling->tokens(slot) : nullptr;
+    const TokenId* before = on_gpu() ? replica_sampling->tokens(slot) : nullptr;
     const kernels::MatrixView<float> logits = forward.run(batch, layout, before);
     last_logits = logits;
-    if (device_sampling) {
+    if (on_gpu()) {
       sample_there(logits);
       step.slot = slot;
     } else {
@@ -133,22 +136,15 @@ void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
 void Model::Impl::sample_here(kernels::MatrixView<const float> logits, StepResult& result) {
   if (logits.rows == 0) return;
   forward.timer().at(Op::sample);
-  if (on_gpu()) {
-    forward.groups().wait(*backend);
-    const auto count = static_cast<std::size_t>(logits.rows * logits.cols);
-    host_logits.resize(count);
-    backend->copy_to_host(host_logits.data(), logits.data, count * sizeof(float));
-    logits.data = host_logits.data();
-  }
   result.tokens = sampling.sample(logits, batch.sampling);
   forward.timer().stop();
 }
 
 // Tokens stay on the GPU, where the next step finds them.
 void Model::Impl::sample_there(kernels::MatrixView<float> logits) {
-  const TokenId* before = device_sampling->tokens(slot);
+  const TokenId* before = replica_sampling->tokens(slot);
   slot = (slot + 1) % kStepsInFlight;
-  device_sampling->start(slot, logits, batch.sampling, batch.pending_of, before);
+  replica_sampling->start(slot, logits, batch.sampling, batch.pending_of, before);
   sampled_before.clear();
   for (std::size_t row = 0; row < batch.sampling.size(); ++row)
     sampled_before[batch.sampling[row]->id] = static_cast<std::int32_t>(row);
@@ -173,7 +169,7 @@ StepResult Model::Impl::collect() {
   Submitted step = std::move(in_flight.front());
   in_flight.pop_front();
   wait_for(step.mark);
-  if (step.slot >= 0) step.result.tokens = device_sampling->result(step.slot);
+  if (step.slot >= 0) step.result.tokens = replica_sampling->result(step.slot);
   const auto now = Clock::now();
   step.result.compute_seconds = std::chrono::duration<double>(now - std::max(step.at, collected)).count();
   collected = now;
@@ -276,7 +272,7 @@ Peak Model::measured_peak() const {
 }
 
 int Model::pipeline_depth() const {
-  return impl_->device_sampling ? kStepsInFlight : 1;
+  return impl_->on_gpu() ? kStepsInFlight : 1;
 }
 
 void Model::submit(const BatchPlan& plan, parallel::Layout layout) {

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "kernels/team.h"
+#include "model/token_messages.h"
 
 namespace nightshift::model {
 
@@ -22,33 +23,6 @@ struct CandidateRow {
 };
 std::size_t candidate_bytes(int candidates) {
   return sizeof(CandidateRow) + static_cast<std::size_t>(candidates) * sizeof(Candidate);
-}
-
-// A sampled token's part of a message; then as many TokenLogprobs as its parameters allow.
-struct TokenMessage {
-  TokenId token;
-  float logprob;
-  std::int32_t tops;
-};
-std::size_t token_bytes(const PlannedSequence& sequence) {
-  return sizeof(TokenMessage) + static_cast<std::size_t>(sequence.sampling->logprobs) * sizeof(TokenLogprob);
-}
-
-void write_token(const SampledToken& token, std::byte* to) {
-  const TokenMessage head{token.token, token.logprob, static_cast<std::int32_t>(token.top.size())};
-  std::memcpy(to, &head, sizeof head);
-  if (!token.top.empty())
-    std::memcpy(to + sizeof head, token.top.data(), token.top.size() * sizeof(TokenLogprob));
-}
-
-SampledToken read_token(const std::byte* from, SequenceId id) {
-  TokenMessage head;
-  std::memcpy(&head, from, sizeof head);
-  SampledToken token{.id = id, .token = head.token, .logprob = head.logprob, .top = {}};
-  token.top.resize(static_cast<std::size_t>(head.tops));
-  if (head.tops > 0)
-    std::memcpy(token.top.data(), from + sizeof head, token.top.size() * sizeof(TokenLogprob));
-  return token;
 }
 
 }  // namespace
@@ -148,22 +122,14 @@ void VocabularySampling::sample_whole_rows(kernels::MatrixView<const float> logi
                                       *rows[row], scratch_[static_cast<std::size_t>(worker)]);
       });
 
-  std::vector<std::int64_t> sizes;  // of what each rank tells
-  std::vector<std::size_t> offsets{0};
-  for (int r = 0; r < ranks(); ++r) {
-    const std::size_t begin = offsets.back();
-    const parallel::Range slice = slice_of(count, ranks(), r);
-    for (std::int64_t i = slice.begin; i < slice.end; ++i)
-      offsets.push_back(offsets.back() + token_bytes(*rows[whole[static_cast<std::size_t>(i)]]));
-    sizes.push_back(static_cast<std::int64_t>(offsets.back() - begin));
+  std::vector<SampledToken> shared(whole.size());
+  std::vector<const PlannedSequence*> of(whole.size());
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    of[i] = rows[whole[i]];
+    shared[i] = std::move(tokens[whole[i]]);
   }
-  message_.resize(offsets.back());
-  for (std::int64_t i = mine.begin; i < mine.end; ++i)
-    write_token(tokens[whole[static_cast<std::size_t>(i)]],
-                message_.data() + offsets[static_cast<std::size_t>(i)]);
-  group_->all_gather(Traffic::sampling, message_.data(), sizes);
-  for (std::size_t i = 0; i < whole.size(); ++i)
-    tokens[whole[i]] = read_token(message_.data() + offsets[i], rows[whole[i]]->id);
+  share_slices(*group_, of, shared);
+  for (std::size_t i = 0; i < whole.size(); ++i) tokens[whole[i]] = std::move(shared[i]);
 }
 
 // Sends this rank's chunk of every whole row to the rank that samples it; returns this rank's rows [, vocab].
