@@ -90,7 +90,12 @@ Buffer CudaBackend::allocate(std::size_t bytes, const char* label) {
 }
 
 void CudaBackend::copy_to_device(void* device, const void* host, std::size_t bytes) {
-  staging_->copy(device, host, bytes);
+  constexpr std::size_t kWorthAsking = 64 << 10;
+  cudaPointerAttributes kind{};
+  if (bytes < kWorthAsking || cudaPointerGetAttributes(&kind, host) != cudaSuccess ||
+      kind.type != cudaMemoryTypeHost)
+    return staging_->copy(device, host, bytes);
+  check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
 }
 
 void CudaBackend::copy_to_host(void* host, const void* device, std::size_t bytes) {

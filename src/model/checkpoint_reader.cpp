@@ -15,8 +15,13 @@ namespace nightshift::model {
 
 namespace {
 
-constexpr std::size_t kAhead = 4;  // pieces claimed before they are asked for
+constexpr std::size_t kAheadOfThread = 4;
 constexpr std::align_val_t kAlignment{64};
+
+kernels::Buffer ordinary_memory(std::size_t bytes) {
+  return {::operator new[](bytes, kAlignment), bytes, kernels::Device::cpu, "model::checkpoint_piece",
+          [](void* memory, std::size_t) { ::operator delete[](memory, kAlignment); }};
+}
 
 std::int64_t columns_of(const WeightTensor& weight) {
   return std::max<std::int64_t>(weight.shape.columns, 1);
@@ -98,10 +103,6 @@ class CheckpointReader::File {
   int fd_;
 };
 
-void CheckpointReader::Release::operator()(std::byte* memory) const {
-  ::operator delete[](memory, kAlignment);
-}
-
 std::uint64_t CheckpointReader::pieces(const ModelFiles& files, std::size_t piece_bytes) {
   return CheckpointPieces(files, piece_bytes).count();
 }
@@ -113,10 +114,15 @@ CheckpointReader::Claim CheckpointReader::every_piece(std::uint64_t pieces) {
   };
 }
 
-CheckpointReader::CheckpointReader(const ModelFiles& files, Claim claim, std::size_t piece_bytes)
-    : pieces_(files, piece_bytes), files_(files), claim_(std::move(claim)) {
-  for (std::size_t i = 0; i <= kAhead; ++i) spare_.push_back(std::make_unique<Slot>());
-  thread_ = std::thread([this] { read_all(); });
+CheckpointReader::CheckpointReader(const ModelFiles& files, Claim claim, Ways ways)
+    : pieces_(files, ways.piece_bytes),
+      files_(files),
+      claim_(std::move(claim)),
+      ways_(std::move(ways)),
+      ahead_(kAheadOfThread * static_cast<std::size_t>(ways_.threads)) {
+  const std::size_t slots = ahead_ + 1 + static_cast<std::size_t>(ways_.held);
+  for (std::size_t i = 0; i < slots; ++i) spare_.push_back(std::make_unique<Slot>());
+  for (int i = 0; i < ways_.threads; ++i) threads_.emplace_back([this] { read_all(); });
 }
 
 CheckpointReader::~CheckpointReader() {
@@ -125,11 +131,11 @@ CheckpointReader::~CheckpointReader() {
     stop_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 void CheckpointReader::claim_ahead() {
-  while (!claims_ended_ && under_way_ < kAhead) {
+  while (!claims_ended_ && under_way_ < ahead_) {
     const std::optional<std::uint64_t> number = claim_();
     if (!number) {
       claims_ended_ = true;
@@ -145,16 +151,19 @@ void CheckpointReader::claim_ahead() {
 }
 
 const CheckpointPiece* CheckpointReader::next() {
-  if (current_) spare_.push_back(std::move(current_));
+  if (returned_.size() > static_cast<std::size_t>(ways_.held)) {
+    spare_.push_back(std::move(returned_.front()));
+    returned_.pop_front();
+  }
   claim_ahead();
   std::unique_lock lock(mutex_);
   if (under_way_ == 0) return nullptr;
   changed_.wait(lock, [&] { return !ready_.empty() || error_; });
   if (ready_.empty()) std::rethrow_exception(error_);
-  current_ = std::move(ready_.front());
+  returned_.push_back(std::move(ready_.front()));
   ready_.pop_front();
   --under_way_;
-  return &current_->piece;
+  return &returned_.back()->piece;
 }
 
 void CheckpointReader::read(Slot& slot, std::unique_ptr<File>& file) {
@@ -162,11 +171,11 @@ void CheckpointReader::read(Slot& slot, std::unique_ptr<File>& file) {
   if (!file || file->index() != index)
     file = std::make_unique<File>(index, files_.checkpoint.files[static_cast<std::size_t>(index)].path);
   const std::size_t bytes = CheckpointPieces::bytes(slot.piece);
-  if (slot.capacity < bytes) {
-    slot.memory.reset(static_cast<std::byte*>(::operator new[](bytes, kAlignment)));
-    slot.capacity = bytes;
+  if (slot.memory.bytes() < bytes) {
+    slot.memory = {};
+    slot.memory = ways_.memory ? ways_.memory(bytes) : ordinary_memory(bytes);
   }
-  const std::span data(slot.memory.get(), bytes);
+  const std::span data(slot.memory.as<std::byte>(), bytes);
   file->read(pieces_.offset(slot.piece), data);
   slot.piece.data = data;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads the weights of a checkpoint in numbered pieces of whole rows. Which pieces this reader reads, and in
 // which order, the caller says: one rank takes all of them; the ranks of a node draw numbers from a shared
-// counter, so that every byte is read from the file system once per node. A thread of its own reads ahead of
-// the caller.
+// counter, so that every byte is read from the file system once per node. Threads of its own read ahead of the
+// caller.
 #pragma once
 
 #include <condition_variable>
@@ -16,8 +16,10 @@
 #include <optional>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "model/files/model_files.h"
 
 namespace nightshift::model {
@@ -56,8 +58,17 @@ class CheckpointReader {
   // Small enough to stay in a core's cache from the read to the packing, large enough for file systems.
   static constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 
+  struct Ways {
+    std::size_t piece_bytes = kPieceBytes;
+    int threads = 1;  // that read; with several, pieces come in any order
+    int held = 0;     // pieces that stay valid behind the one returned last
+    std::function<kernels::Buffer(std::size_t)> memory = {};  // of pieces; none: ordinary memory
+  };
+
   // `claim` is called in next() alone, so by the caller's thread; a few claims ahead of what next() returns.
-  CheckpointReader(const ModelFiles& files, Claim claim, std::size_t piece_bytes = kPieceBytes);
+  CheckpointReader(const ModelFiles& files, Claim claim, Ways ways);
+  CheckpointReader(const ModelFiles& files, Claim claim, std::size_t piece_bytes = kPieceBytes)
+      : CheckpointReader(files, std::move(claim), Ways{.piece_bytes = piece_bytes}) {}
   ~CheckpointReader();
   CheckpointReader(const CheckpointReader&) = delete;
   CheckpointReader& operator=(const CheckpointReader&) = delete;
@@ -67,18 +78,14 @@ class CheckpointReader {
   static Claim every_piece(std::uint64_t pieces);  // 0, 1, 2, ...: a single rank
 
   // The next claimed piece, or nullptr when claims have ended and all were returned; valid until the next
-  // call. Throws Error when a file cannot be read or has become shorter than its header says.
+  // call, or `held` calls longer. Throws Error when a file cannot be read or has become shorter than its header says.
   const CheckpointPiece* next();
 
  private:
-  struct Release {
-    void operator()(std::byte* memory) const;
-  };
   // A piece on its way: claimed, then read, then with the caller.
   struct Slot {
     CheckpointPiece piece;
-    std::unique_ptr<std::byte[], Release> memory;  // grows to the largest piece it held
-    std::size_t capacity = 0;
+    kernels::Buffer memory;  // grows to the largest piece it held
   };
   class File;
 
@@ -89,10 +96,12 @@ class CheckpointReader {
   const CheckpointPieces pieces_;
   const ModelFiles& files_;
   const Claim claim_;
+  const Ways ways_;
+  const std::size_t ahead_;  // pieces claimed before they are asked for
   // Of the caller's thread alone.
   bool claims_ended_ = false;
   std::size_t under_way_ = 0;  // pieces claimed and not yet returned
-  std::unique_ptr<Slot> current_;
+  std::deque<std::unique_ptr<Slot>> returned_;  // the one returned last, and those held behind it
   std::vector<std::unique_ptr<Slot>> spare_;
 
   std::mutex mutex_;  // for what both threads see
@@ -100,7 +109,7 @@ class CheckpointReader {
   std::deque<std::unique_ptr<Slot>> claimed_, ready_;
   std::exception_ptr error_;
   bool stop_ = false;
-  std::thread thread_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace nightshift::model

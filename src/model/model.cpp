@@ -57,6 +57,19 @@ void fill_randomly(PackedWeights& weights, Weight weight, int layer, const Model
   }
 }
 
+// A GPU fetches from page-locked memory while others are filled: enough threads for a fast file system, pieces of a
+// size that both like.
+CheckpointReader::Ways reading_ways(kernels::Backend& backend) {
+  if (backend.device() == kernels::Device::cpu) return {};
+  constexpr int kReaders = 8, kHeld = 4;
+  return {.piece_bytes = std::size_t{8} << 20,
+          .threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kReaders),
+          .held = kHeld,
+          .memory = [&backend](std::size_t bytes) {
+            return backend.allocate_host(bytes, "model::checkpoint_piece");
+          }};
+}
+
 }  // namespace
 
 struct Model::Impl {
@@ -179,21 +192,35 @@ StepResult Model::Impl::collect() {
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
 
-// The ranks of a host claim pieces of the checkpoint, read and pack them, until none is left.
+// On CPUs the ranks of a host claim pieces of the checkpoint, read and pack them, until none is left. On a GPU a rank
+// reads what it needs, into page-locked memory that the GPU copies from while the next pieces are read.
 std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& options,
                                    const LoadCallback& callback) {
   check_limits(files.config, options);
   auto impl = std::make_unique<Impl>(files.config, options);
   const parallel::Communicator* sharers = impl->weights.memory().sharers();
-  const std::uint64_t pieces = CheckpointReader::pieces(files);
+  const CheckpointReader::Ways ways = reading_ways(*impl->backend);
+  const CheckpointPieces pieces(files, ways.piece_bytes);
   std::optional<parallel::WorkQueue> queue;
-  if (sharers != nullptr) queue.emplace(*sharers, pieces);
-  CheckpointReader reader(files,
-                          queue ? [&] { return queue->claim(); } : CheckpointReader::every_piece(pieces));
+  if (sharers != nullptr) queue.emplace(*sharers, pieces.count());
+  const auto all = CheckpointReader::every_piece(pieces.count());
+  const auto wanted = [&](std::uint64_t number) {
+    const CheckpointPiece piece = pieces.at(number);
+    return impl->weights.wants(piece.weight->weight, piece.first_row, piece.rows);
+  };
+  const auto claim = [&]() -> std::optional<std::uint64_t> {
+    for (;;) {
+      const std::optional<std::uint64_t> number = queue ? queue->claim() : all();
+      if (!number || wanted(*number)) return number;
+    }
+  };
+  CheckpointReader reader(files, claim, ways);
 
   LoadProgress progress;
-  for (const WeightTensor& weight : files.weights) progress.total += weight.tensor->bytes;
+  for (std::uint64_t i = 0; i < pieces.count(); ++i)
+    if (wanted(i)) progress.total += CheckpointPieces::bytes(pieces.at(i));
   const std::uint64_t ranks = sharers == nullptr ? 1 : static_cast<std::uint64_t>(sharers->size());
+  std::deque<kernels::Mark> copied;  // of the last pieces
   while (const CheckpointPiece* piece = reader.next()) {
     const WeightTensor& weight = *piece->weight;
     impl->weights.store(weight.weight, weight.layer, weight.dtype, piece->first_row, piece->rows,
@@ -201,7 +228,12 @@ std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& 
     progress.own += CheckpointPieces::bytes(*piece);
     progress.bytes = std::min(progress.total, progress.own * ranks);  // the others are about as far
     if (callback) callback(progress);
+    copied.push_back(impl->backend->mark());
+    if (copied.size() <= static_cast<std::size_t>(ways.held)) continue;
+    impl->wait_for(copied.front());  // its memory is to be read into next
+    copied.pop_front();
   }
+  impl->backend->synchronize();
   impl->weights.memory().publish();
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }

@@ -107,6 +107,28 @@ void PackedWeights::store(Weight weight, int layer, DType dtype, std::int64_t fi
   store_rows(weight, layer, first_row, {values, rows, columns});
 }
 
+bool PackedWeights::wants(Weight weight, std::int64_t first_row, std::int64_t rows) const {
+  bool any = false;
+  switch (weight) {
+    case Weight::embedding:
+    case Weight::head:
+      return within(held_.vocabulary, first_row, rows).size() > 0;
+    case Weight::gate:
+    case Weight::up:
+      return within(held_.mlp_columns, first_row, rows).size() > 0;
+    case Weight::q:
+    case Weight::k:
+    case Weight::v:
+      place_qkv_rows(config_.shape, chunks_, weight, first_row, rows,
+                     [&](std::int64_t at, std::int64_t, std::int64_t count) {
+                       any = any || within(held_.qkv_rows, at, count).size() > 0;
+                     });
+      return any;
+    default:
+      return true;
+  }
+}
+
 Vector& PackedWeights::vector_of(Weight weight, int layer) {
   if (weight == Weight::final_norm) return final_norm_;
   LayerWeights& w = layers_[static_cast<std::size_t>(layer)];

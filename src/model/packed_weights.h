@@ -64,6 +64,9 @@ class PackedWeights {
   void store(Weight weight, int layer, DType dtype, std::int64_t first_row, std::int64_t rows,
              std::int64_t columns, const void* data);
 
+  // Whether any of these rows of a weight is held here.
+  bool wants(Weight weight, std::int64_t first_row, std::int64_t rows) const;
+
   const LayerWeights& layer(int i) const { return layers_[static_cast<std::size_t>(i)]; }
   const Vector& final_norm() const { return final_norm_; }  // [hidden]
   // Parts of matrices, within what is held, named by their place in the whole matrix.

@@ -64,7 +64,16 @@ inline cudaError_t cudaFree(void* data) {
   return cudaSuccess;
 }
 inline cudaError_t cudaHostAlloc(void** data, std::size_t bytes, unsigned) {
-  return cudaMalloc(data, bytes);
+  *data = nightshift::simulated::allocate_host(bytes);
+  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeHost = 1 };
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+};
+inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* data) {
+  attributes->type = nightshift::simulated::is_host_memory(data) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+  return cudaSuccess;
 }
 inline cudaError_t cudaFreeHost(void* data) {
   return cudaFree(data);
