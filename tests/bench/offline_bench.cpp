@@ -147,7 +147,9 @@ class Job {
 
 model::ModelOptions options_for(const Settings& s) {
   model::ModelOptions options;
-  options.kernels = s.kernels;
+  options.gpu = s.kernels.starts_with("cuda");
+  options.strict = s.kernels != "cuda_fast";
+  if (!options.gpu) options.kernels = s.kernels;
   const int context = s.input + s.output;
   options.limits = {.max_context = context,
                     .max_query_tokens = std::max(s.budget, s.concurrency),

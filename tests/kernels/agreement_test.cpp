@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/reduction.h"
+#include "kernels/device_sampler.h"
 #include "kernels/support.h"
 
 namespace nightshift::kernels::test {
@@ -137,6 +138,30 @@ TEST_P(Agreement, Embedding) {
   });
 }
 
+TEST_P(Agreement, PlacedIds) {
+  const Vector<PendingId> pending{{3, 0}, {0, 2}, {699, 1}};
+  const Vector<TokenId> sampled{11, 12, 13};
+  expect_agreement(kExact, [&](const Waiting& backend) {
+    Host<TokenId> ids(1, 700, 5);
+    backend->place_ids(pending.data(), 3, sampled.data(), ids.data.data());
+    EXPECT_EQ(std::vector(ids.data.begin(), ids.data.begin() + 4), (std::vector<TokenId>{13, 5, 5, 11}));
+    EXPECT_EQ(ids(0, 699), 12);
+    return ids;
+  });
+}
+
+// What is repeated reads what its buffers hold then.
+TEST_P(Agreement, RepeatedWork) {
+  auto x = random_floats(5, 100, 94);
+  Host<bf16> y(5, 100, kPoison), expected(5, 100, kPoison);
+  for (int run = 0; run < 4; ++run) {
+    for (float& value : x.data) value *= 1.5F;
+    backend_->run_repeatedly(7, [&] { backend_->to_bf16(x.view(), y.view()); });
+    for (std::size_t i = 0; i < x.data.size(); ++i) expected.data[i] = bf16(x.data[i]);
+    EXPECT_TRUE(same_bits(y.data, expected.data)) << "run " << run;
+  }
+}
+
 TEST_P(Agreement, RowOperations) {
   for (const int cols : {1, 33, 300, 1500}) {
     const auto x = random_floats(7, cols, 86, 3.0F);
@@ -224,6 +249,52 @@ TEST_P(Agreement, Attention) {
       });
     }
   }
+}
+
+// A sampler of the set, against argmax and sums in doubles; model::Sampler is compared with it in
+// tests/model.
+TEST_P(Agreement, ChosenTokens) {
+  const auto sampler = backend_->make_sampler(9000);
+  if (!on_gpu()) {
+    EXPECT_EQ(sampler, nullptr);
+    return;
+  }
+  auto x = random_floats(3, 9001, 95, 4.0F);
+  for (int r = 0; r < 3; ++r) x(r, 9000) = 1000.0F;  // padding
+  x(1, 17) = kNaN;
+  SamplingRow row{};
+  row.top_p = row.repetition_penalty = 1.0;
+  row.inverse_temperature = 1.0F;
+  row.greedy = 1;
+  row.logprobs = 3;
+  row.pending = -1;
+  const Vector<SamplingRow> rows(3, row);
+  Vector<TokenEdit> edits(1);
+  Vector<TokenId> tokens(3, -7);
+  Vector<SampledRow> results(3);
+  Host<ScoredToken> top(3, 3);
+  SamplingCall call;
+  call.rows = rows.data();
+  call.edits = edits.data();
+  call.tokens = tokens.data();
+  call.results = results.data();
+  call.top = top.view();
+  sampler->sample(x.view(), call);
+  backend_->synchronize();
+  for (const int r : {0, 2}) {
+    const auto best = static_cast<TokenId>(std::max_element(&x(r, 0), &x(r, 9000)) - &x(r, 0));
+    double sum = 0.0;
+    for (int c = 0; c < 9000; ++c) sum += std::exp(static_cast<double>(x(r, c)) - x(r, best));
+    EXPECT_EQ(tokens[r], best);
+    EXPECT_EQ(results[r].token, best);
+    EXPECT_EQ(results[r].maximum, x(r, best));
+    EXPECT_NEAR(results[r].sum, sum, 1e-5 * sum);
+    ASSERT_EQ(results[r].tops, 3);
+    EXPECT_EQ(top(r, 0).id, best);
+    EXPECT_GE(top(r, 0).logit, top(r, 1).logit);
+    EXPECT_GE(top(r, 1).logit, top(r, 2).logit);
+  }
+  EXPECT_EQ(results[1].token, -1);
 }
 
 TEST_P(Agreement, Sampling) {

@@ -161,8 +161,8 @@ TEST_P(Attention, EveryChunkingGivesTheSameBits) {
   }
 }
 
-// Contexts of several segments: whole blocks of rows walk through them one after the other, few rows take them side by side and are
-// merged.
+// Contexts of several segments: whole blocks of rows walk through them one after the other, few rows take
+// them side by side and are merged.
 TEST_P(Attention, MergedSegmentsGiveTheSameBits) {
   for (const AttentionShape& shape : {AttentionShape{4, 1, 64}, {2, 2, 128}}) {
     if (slow() && shape.head_dim == 128) continue;
@@ -172,7 +172,8 @@ TEST_P(Attention, MergedSegmentsGiveTheSameBits) {
       const auto whole = run(backend_, sequence, {context}, window);
       std::vector<int> decodes(10, 1);
       decodes.insert(decodes.begin(), context - 10);
-      EXPECT_TRUE(same_bits(run(backend_, sequence, decodes, window).data, whole.data)) << "window " << window;
+      EXPECT_TRUE(same_bits(run(backend_, sequence, decodes, window).data, whole.data))
+          << "window " << window;
       EXPECT_TRUE(same_bits(run(backend_, sequence, {1020, 3, 2, context - 1025}, window).data, whole.data))
           << "window " << window;
       if (slow()) break;

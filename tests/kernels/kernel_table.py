@@ -46,13 +46,13 @@ def write_table(rows):
 
 def kernels_in_sources():
     return {name for path in (ROOT / "kernels" / "cuda").glob("*.cu*")
-            for name in re.findall(r"\bNS_KERNEL(?:\s+NS_\w+\([^)]*\)|\s+__\w+__\([^)]*\))?\s+(\w+)\s*\(", path.read_text())}
+            for name in re.findall(r"^NS_KERNEL(?:_OF\([^)]*\))?\s+(\w+)\s*\(", path.read_text(), re.M)}
 
 
 def tests_in_sources():
     found = set()
-    for path in (ROOT / "tests" / "kernels").glob("*_test.cpp"):
-        found |= {f"{suite}.{name}" for suite, name in re.findall(r"\bTEST_[PF]\(\s*(\w+),\s*(\w+)\s*\)", path.read_text())}
+    for path in [*(ROOT / "tests" / "kernels").glob("*_test.cpp"), *(ROOT / "tests" / "model").glob("*_test.cpp")]:
+        found |= {f"{suite}.{name}" for suite, name in re.findall(r"\bTEST(?:_[PF])?\(\s*(\w+),\s*(\w+)\s*\)", path.read_text())}
     return found
 
 
