@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
 
 #include "kernels/kernels.h"
 #include "model/model.h"
@@ -25,9 +26,20 @@
 namespace nightshift {
 namespace {
 
+struct Lengths {
+  int input = 1024, output = 512;
+  int context() const { return input + output; }
+};
+
 struct Settings {
-  int input = 1024, output = 512, requests = 512, concurrency = 256, budget = 8192, depth = 1, layers = 0;
+  std::vector<Lengths> jobs;  // one after the other, on one model
+  int requests = 512, concurrency = 256, budget = 8192, depth = 1, layers = 0;
   std::string kernels = "cuda", shape = "8b", load;
+  int longest() const {
+    int context = 0;
+    for (const Lengths& job : jobs) context = std::max(context, job.context());
+    return context;
+  }
 };
 
 Settings parse(int argc, char** argv) {
@@ -37,8 +49,6 @@ Settings parse(int argc, char** argv) {
     const auto number = [&](const char* name, int& to) {
       if (key == name) to = std::atoi(value.c_str());
     };
-    number("--input", s.input);
-    number("--output", s.output);
     number("--requests", s.requests);
     number("--concurrency", s.concurrency);
     number("--budget", s.budget);
@@ -47,7 +57,11 @@ Settings parse(int argc, char** argv) {
     if (key == "--kernels") s.kernels = value;
     if (key == "--shape") s.shape = value;
     if (key == "--load") s.load = value;
+    std::istringstream list(key == "--jobs" ? value : "");
+    for (std::string job; std::getline(list, job, ',');)
+      s.jobs.push_back({std::atoi(job.c_str()), std::atoi(job.substr(job.find('/') + 1).c_str())});
   }
+  if (s.jobs.empty()) s.jobs.push_back({});
   return s;
 }
 
@@ -96,17 +110,18 @@ struct Measured {
 
 class Job {
  public:
-  Job(model::Model& model, const Settings& s) : model_(model), settings_(s), scheduler_(options()) {
-    for (int i = 0; i < s.requests; ++i) {
+  Job(model::Model& model, const Settings& s, Lengths lengths, int requests)
+      : model_(model), settings_(s), scheduler_(options()) {
+    for (int i = 0; i < requests; ++i) {
       scheduler::Request request;
       request.id = static_cast<SequenceId>(i);
-      for (int t = 0; t < s.input; ++t)
+      for (int t = 0; t < lengths.input; ++t)
         request.prompt.push_back(
             static_cast<TokenId>((t * 7919LL + i * 104729LL) % model.config().shape.vocab));
-      request.params.max_tokens = s.output;
+      request.params.max_tokens = lengths.output;
       request.params.ignore_eos = true;
       if (const auto refused = scheduler_.add(std::move(request)))
-        throw Error(fmt::format("request {}: {}", i, *refused), "a smaller --input or --output");
+        throw Error(fmt::format("request {}: {}", i, *refused), "shorter --jobs");
     }
     scheduler_.close();
   }
@@ -150,44 +165,51 @@ model::ModelOptions options_for(const Settings& s) {
   options.gpu = s.kernels.starts_with("cuda");
   options.strict = s.kernels != "cuda_fast";
   if (!options.gpu) options.kernels = s.kernels;
-  const int context = s.input + s.output;
-  options.limits = {.max_context = context,
+  options.limits = {.max_context = s.longest(),
                     .max_query_tokens = std::max(s.budget, s.concurrency),
                     .max_sampled_rows = s.concurrency,
-                    .kv_blocks = std::int64_t{s.concurrency} * blocks_of(context) * 102 / 100 + 8};
+                    .kv_blocks = std::int64_t{s.concurrency} * blocks_of(s.longest()) * 102 / 100 + 8};
   return options;
 }
 
-void run_job(const Settings& s) {
-  const model::ModelConfig config = config_of(s);
-  const double start = now();
-  const auto model = model::Model::random(config, options_for(s), 1);
-  const double made = now() - start;
+model::Peak measured_peak(model::Model& model) {
   model::Peak peak;
   for (int i = 0; i < 3; ++i) {
-    const model::Peak again = model->measured_peak();
+    const model::Peak again = model.measured_peak();
     peak.bf16_flops = std::max(peak.bf16_flops, again.bf16_flops);
     peak.read_bandwidth = std::max(peak.read_bandwidth, again.read_bandwidth);
   }
-  Settings warm_up = s;
-  warm_up.requests = std::min(s.requests, 2 * s.budget / s.input + 1);
-  warm_up.output = std::min(s.output, 4);
-  Job(*model, warm_up).run();
-  const Measured m = Job(*model, s).run();
+  return peak;
+}
+
+void run_job(model::Model& model, const Settings& s, Lengths lengths) {
+  const model::Peak peak = measured_peak(model);
+  Job(model, s, {lengths.input, std::min(lengths.output, 4)}, std::min(s.requests, s.concurrency))
+      .run();  // warms up
+  const Measured m = Job(model, s, lengths, s.requests).run();
   const double rate = static_cast<double>(m.tokens) / m.seconds;
-  const double roof = serial_roofline(config.shape, peak, s.input, s.output);
-  fmt::print("| {} in / {} out, {} | |\n|---|---|\n", s.input, s.output, model->kernels());
-  fmt::print("| shape | {}, {} layers, {:.2f} GB of weights, made in {:.0f} s |\n", s.shape,
-             config.shape.layers, static_cast<double>(model->memory().weights) * 1e-9, made);
-  fmt::print("| requests, at a time, token budget, steps in flight | {}, {}, {}, {} |\n", s.requests,
-             s.concurrency, s.budget, s.depth);
+  const double roof = serial_roofline(model.config().shape, peak, lengths.input, lengths.output);
+  fmt::print("\n| {} in / {} out, {} | |\n|---|---|\n", lengths.input, lengths.output, model.kernels());
   fmt::print("| measured product, copy | {:.1f} TFLOP/s, {:.1f} GB/s |\n", peak.bf16_flops * 1e-12,
              peak.read_bandwidth * 1e-9);
   fmt::print("| output tokens/s | {:.1f} |\n| all tokens/s | {:.1f} |\n", rate,
-             rate * (s.input + s.output) / s.output);
+             rate * lengths.context() / lengths.output);
   fmt::print("| share of the serial roofline ({:.0f} tokens/s) | {:.1f} % |\n", roof, 100 * rate / roof);
   fmt::print("| steps | {}, {:.3f} ms each |\n", m.steps, 1e3 * m.seconds / static_cast<double>(m.steps));
   fmt::print("| device idle | {:.2f} % |\n", 100 * (1 - m.computing / m.seconds));
+  std::fflush(stdout);
+}
+
+void run_jobs(const Settings& s) {
+  const double start = now();
+  const auto model = model::Model::random(config_of(s), options_for(s), 1);
+  fmt::print(
+      "Shape {}, {} layers, {:.2f} GB of weights made in {:.0f} s. {} requests, {} at a time, {} tokens a "
+      "step, {} steps in "
+      "flight.\n",
+      s.shape, model->config().shape.layers, static_cast<double>(model->memory().weights) * 1e-9,
+      now() - start, s.requests, s.concurrency, s.budget, s.depth);
+  for (const Lengths& lengths : s.jobs) run_job(*model, s, lengths);
 }
 
 // Twice: the second reads from the page cache what the first may have read from a disk.
@@ -211,7 +233,7 @@ int main(int argc, char** argv) {
   const nightshift::Settings settings = nightshift::parse(argc, argv);
   const nightshift::kernels::Environment environment;
   try {
-    settings.load.empty() ? nightshift::run_job(settings) : nightshift::run_load(settings);
+    settings.load.empty() ? nightshift::run_jobs(settings) : nightshift::run_load(settings);
   } catch (const nightshift::Error& e) {
     fmt::print(stderr, "{}\n", e.what());
     return 1;
