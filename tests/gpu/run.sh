@@ -5,7 +5,7 @@
 # BUILD   the build folder, or an unpacked bundle (tests/gpu/bundle.sh); without it the bundle that this lies in, else build/cuda-release,
 #         else build/cpu-release
 # --small sizes for a simulated GPU (NIGHTSHIFT_CUDA_LIBRARY), on which figures mean nothing; implied there
-# Writes a Markdown report (gpu-report.md) with every check, figure and command. Exit code 1: a check failed.
+# Writes a Markdown report (gpu-report.md) with every check, figure and command. Exit code 1: a check failed; 77: nothing could run.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -23,6 +23,13 @@ done
 if [[ -z $build ]]; then
   echo "no build: name its folder, which holds bin/nightshift" >&2
   exit 2
+fi
+
+# Programs look for the kernels beside themselves, and tests do not lie there.
+if [[ -z ${NIGHTSHIFT_CUDA_LIBRARY-} ]]; then
+  for library in "$build/bin/nightshift-cuda.so" "$build/programs/nightshift-cuda.so"; do
+    [[ ! -f $library ]] || export NIGHTSHIFT_CUDA_LIBRARY=$library
+  done
 fi
 
 # The CUDA libraries that nightshift-cuda.so wants: a toolkit's, or those that came with a Python package.
