@@ -6,6 +6,7 @@
 #include <csetjmp>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <deque>
 #include <memory>
@@ -65,9 +66,9 @@ class Block {
     order_ = order;
     random_.seed(seed);
   }
-  // Puts threads, or blocks, into the order in which they take their turns.
-  template <class T>
-  void arrange(std::vector<T>& turns) {
+  // Puts lanes, warps or blocks into the order in which they take their turns.
+  template <class Turns>
+  void arrange(Turns& turns) {
     if (order_ == Order::shuffled) std::shuffle(turns.begin(), turns.end(), random_);
     if (order_ == Order::descending) std::sort(turns.begin(), turns.end(), std::greater<>());
   }
@@ -75,11 +76,18 @@ class Block {
  private:
   static void entry();
   void go_on(std::size_t thread);
-  bool open_meetings();
+  bool advance(std::size_t warp);
+  void advance_all();
+  bool open_barrier();
   void prepare(dim3 size, std::size_t shared_bytes);
 
   std::vector<std::unique_ptr<Thread>> threads_;
-  std::vector<std::size_t> turns_;
+  std::vector<std::size_t> turns_;  // of warps
+  std::array<std::size_t, kWarp> lanes_ = [] {
+    std::array<std::size_t, kWarp> lanes;
+    std::iota(lanes.begin(), lanes.end(), std::size_t{0});
+    return lanes;
+  }();
   std::vector<Warp> warps_;
   std::vector<unsigned char> shared_;
   std::size_t aligned_ = 0;
@@ -136,43 +144,62 @@ void Block::go_on(std::size_t thread) {
   setcontext(&t.start);
 }
 
-// Meetings that everybody has come to. False: nobody can go on.
-bool Block::open_meetings() {
-  bool opened = false;
-  for (std::size_t w = 0; w < warps_.size(); ++w) {
-    if (warps_[w].arrived < kWarp) continue;
-    warps_[w].arrived = 0;
-    ++warps_[w].generation;
-    for (std::size_t i = w * kWarp; i < (w + 1) * kWarp; ++i) threads_[i]->state = State::ready;
-    opened = true;
+// Every lane of the warp that can, up to its next meeting, which opens once all have come. False: none could.
+bool Block::advance(std::size_t warp) {
+  bool ran = false;
+  arrange(lanes_);
+  for (const std::size_t lane : lanes_) {
+    if (threads_[warp * kWarp + lane]->state != State::ready) continue;
+    go_on(warp * kWarp + lane);
+    ran = true;
   }
+  if (warps_[warp].arrived < kWarp) return ran;
+  warps_[warp].arrived = 0;
+  ++warps_[warp].generation;
+  for (const std::size_t lane : lanes_) threads_[warp * kWarp + lane]->state = State::ready;
+  return true;
+}
+
+// Up to the block's next barrier. Nothing holds warps together in between: each runs as far ahead of the
+// others as it can, or, shuffled, some meetings at a time.
+void Block::advance_all() {
+  for (bool going = true; going;) {
+    going = false;
+    arrange(turns_);
+    for (const std::size_t warp : turns_) {
+      bool ready = true;
+      const bool stops = order_ == Order::shuffled && random_() % 2 == 0;
+      for (std::uint64_t left = stops ? random_() % 8 : ~std::uint64_t{0}; ready && left > 0; --left)
+        ready = advance(warp);
+      going = going || ready;
+    }
+  }
+}
+
+// The barrier to which everybody has come. False: everybody has ended.
+bool Block::open_barrier() {
   const auto all = [&](State state) {
     return std::all_of(threads_.begin(), threads_.begin() + static_cast<std::ptrdiff_t>(count_),
                        [&](const auto& t) { return t->state == state; });
   };
-  if (all(State::in_block_meeting)) {
-    for (std::size_t i = 0; i < count_; ++i) threads_[i]->state = State::ready;
-    opened = true;
-  }
-  if (!opened && !all(State::over)) {
+  if (all(State::over)) return false;
+  if (!all(State::in_block_meeting)) {
     throw Error(fmt::format("simulator: threads of block ({}, {}, {}) wait for others that do not come",
                             block_index.x, block_index.y, block_index.z),
                 "a barrier or a shuffle that not all threads reach");
   }
-  return opened;
+  for (std::size_t i = 0; i < count_; ++i) threads_[i]->state = State::ready;
+  return true;
 }
 
 void Block::run(dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
   prepare(size, shared_bytes);
   work_ = &thread;
-  turns_.resize(count_);
+  turns_.resize(count_ / kWarp);
   std::iota(turns_.begin(), turns_.end(), std::size_t{0});
   do {
-    arrange(turns_);
-    for (const std::size_t i : turns_) {
-      if (threads_[i]->state == State::ready) go_on(i);
-    }
-  } while (open_meetings());
+    advance_all();
+  } while (open_barrier());
 }
 
 const unsigned char* Block::exchange(const void* mine, std::size_t bytes) {

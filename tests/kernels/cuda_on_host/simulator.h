@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs CUDA kernels on the host, one block at a time, each thread of it a coroutine. Threads run until they
 // need others: at a barrier, a shuffle, a tensor-core product. In between, the order is the simulator's
-// choice (set_order, or NIGHTSHIFT_SIMULATED_ORDER for a whole run), so that a kernel that lacks a barrier
-// gives other results in another order; so is that of the blocks. Shared memory starts as NaNs; asynchronous
-// copies arrive at the wait and not before; threads that wait for one another for ever are an Error. Kernels
-// see the names of kernels/cuda/lane.cuh.
+// choice (set_order, or NIGHTSHIFT_SIMULATED_ORDER for a whole run): between two barriers a warp runs ahead
+// of the others as far as it can, so that a kernel that lacks a barrier gives other results in another order;
+// so is the order of blocks. Shared memory starts as NaNs; asynchronous copies arrive at the wait and not
+// before; threads that wait for one another for ever are an Error. Kernels see the names of
+// kernels/cuda/lane.cuh.
 #pragma once
 
 #include <bit>
