@@ -71,7 +71,8 @@ class Kit:
             output, _ = process.communicate()
             raise Failed(f"still at work after its time; the end of what it said:\n{output[-1500:]}") from None
         if check and process.returncode != 0:
-            raise Failed(f"exit code {process.returncode}:\n{output[-3000:]}")
+            telling = re.search(r"^.*(?:failed|[Ee]rror|nightshift(?:-rank)?: |nightshift-rank on).*$", output, re.M)
+            raise Failed(f"exit code {process.returncode}: {telling[0] if telling else ''}\n{output[-3000:]}")
         return output
 
     def step(self, name, seconds, work):

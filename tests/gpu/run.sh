@@ -32,6 +32,10 @@ if [[ -z ${NIGHTSHIFT_CUDA_LIBRARY-} ]]; then
   done
 fi
 
+if [[ ${NIGHTSHIFT_CUDA_LIBRARY-} == *simulated* ]]; then
+  export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}   # no device file shows a simulated GPU
+fi
+
 # The CUDA libraries that nightshift-cuda.so wants: a toolkit's, or those that came with a Python package.
 cuda_folders() {
   local folder

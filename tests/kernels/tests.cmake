@@ -15,7 +15,7 @@ set_tests_properties(kernels_no_shared_symbols PROPERTIES LABELS unit)
 function(nightshift_simulated_gpu_test name filter)
   add_test(NAME kernels_simulated_gpu_${name} COMMAND kernels_test --gtest_filter=${filter})
   set_tests_properties(kernels_simulated_gpu_${name} PROPERTIES LABELS unit TIMEOUT 900 ENVIRONMENT
-    "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>;${ARGN}")
+    "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;CUDA_VISIBLE_DEVICES=0;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>;${ARGN}")
 endfunction()
 nightshift_simulated_gpu_test(attention "*/Attention.*/cuda")
 nightshift_simulated_gpu_test(others "*/cuda:*/cuda_fast:-*/Attention.*")
