@@ -28,7 +28,7 @@ done
 for program in "$top"/programs/*; do
   [[ $program == *.so ]] || printf '%s\n' '#!/bin/sh' 'here=$(cd "$(dirname "$0")/.." && pwd)' \
     'export LD_LIBRARY_PATH="$here/lib${NIGHTSHIFT_CUDA_FOLDERS-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"' \
-    'export OPAL_PREFIX="$here/mpi" PMIX_INSTALL_PREFIX="$here/mpi" PATH="$here/mpi/bin:$PATH"' \
+    'export OPAL_PREFIX="$here/mpi" PMIX_INSTALL_PREFIX="$here/mpi/pmix" PATH="$here/mpi/bin:$PATH"' \
     'export OMPI_MCA_plm_rsh_agent=false   # one machine: nobody is called over the network' \
     "exec \"\$here/programs/${program##*/}\" \"\$@\"" > "$top/bin/${program##*/}"
 done
@@ -50,12 +50,15 @@ cp -L "$data"/*.txt "$top/mpi/${data#"$prefix"/}/"
 for command in mpirun orted; do
   cp -L "$(command -v $command)" "$top/mpi/bin/$command"
 done
-# PMIx has plugins too. Its library is asked where.
-pmix=$(ls -d "$prefix"/lib/*/pmix2/lib/pmix "$prefix"/lib/pmix "$prefix"/lib*/pmix 2> /dev/null | head -1 || true)
-if [[ -n $pmix ]]; then
-  mkdir -p "$top/mpi/${pmix#"$prefix"/}"
-  cp "$pmix"/*.so "$top/mpi/${pmix#"$prefix"/}/"
-fi
+# PMIx has plugins and a prefix of its own.
+for plugins in "$prefix"/lib/*/pmix2/lib/pmix "$prefix"/lib/pmix "$prefix"/lib/*/pmix; do
+  if compgen -G "$plugins/*.so" > /dev/null; then
+    mkdir -p "$top/mpi/pmix/lib" "$top/mpi/pmix/share"
+    cp -r "$plugins" "$top/mpi/pmix/lib/"
+    cp -rL "${plugins%/lib/pmix}/share/pmix" "$top/mpi/pmix/share/" 2> /dev/null || true
+    break
+  fi
+done
 
 # Everything that these load, except what must be that machine's own.
 find "$top" -type f \( -perm -u+x -o -name '*.so' \) -exec sh -c 'ldd "$1" 2> /dev/null' _ {} \; | awk '$3 ~ /^\// { print $3 }' | sort -u |

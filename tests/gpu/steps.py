@@ -66,8 +66,10 @@ class Jobs:
 
     def __init__(self, kit):
         has_gpu(kit)
-        if not importlib.util.find_spec("h5py"):
-            raise NotRun("python3 has no h5py")
+        try:
+            import h5py  # noqa: F401
+        except ImportError as reason:
+            raise NotRun(f"python3 has no h5py: {reason}") from None
         import harness
         self.h, self.kit = harness, kit
         self.work = harness.Workplace("gpu")
