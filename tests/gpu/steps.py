@@ -235,18 +235,40 @@ def strict_cost(kit):
     return "\n".join(["| strict, of fast | |", "|---|---|", *rows]) + "\n"
 
 
+def rates_of(kit, step):
+    """{what: figure} of the tables that a step has printed."""
+    text = "".join(outcome.text for outcome in kit.outcomes if outcome.name == step)
+    return {what: float(figure) for what, figure in re.findall(r"^\| (.+?) \| ([\d.]+) (?:GB/s|TFLOP/s) \|", text, re.M)}
+
+
+def with_share(kit, table):
+    """Loading, as a share of what the bus was measured to carry."""
+    bus = rates_of(kit, "kernel rates").get("page-locked memory to the GPU")
+    return table if not bus else re.sub(r"([\d.]+) GB/s", lambda m: f"{m[0]} = {100 * float(m[1]) / bus:.1f} % of the page-locked copy", table)
+
+
+def torch_products(kit):
+    table = script("torch_matmul.py", "torch")(kit)
+    ours, torch = rates_of(kit, "kernel rates"), {}
+    for what, figure in re.findall(r"^\| (.+?), torch \| ([\d.]+) ", table, re.M):
+        torch[what] = float(figure)
+    lines = [f"| {what} | {100 * ours[f'{what}, cuda_fast'] / figure:.1f} % | {100 * ours[f'{what}, cuda'] / figure:.1f} % |"
+             for what, figure in torch.items() if f"{what}, cuda" in ours and f"{what}, cuda_fast" in ours]
+    return table + "\n" + "\n".join(["| of torch | fast | strict |", "|---|---|---|", *lines]) + "\n"
+
+
 def loading(kit):
     has_gpu(kit)
     place = next((p for p in ("/dev/shm", "/tmp") if shutil.disk_usage(p).free > 12 << 30), None)
     if kit.small:
-        return kit.run(kit.program("offline_bench"), "--load", ROOT / "inputs/models/tiny-tasks", "--jobs", "64/8", "--budget", 64,
-                       "--concurrency", 2)
+        return with_share(kit, kit.run(kit.program("offline_bench"), "--load", ROOT / "inputs/models/tiny-tasks", "--jobs", "64/8",
+                                       "--budget", 64, "--concurrency", 2))
     if not importlib.util.find_spec("numpy") or place is None:
         raise NotRun("making a checkpoint needs numpy and 12 GiB in /dev/shm or /tmp")
     folder = pathlib.Path(place, f"nightshift-load-{os.getpid()}")
     try:
         kit.run(sys.executable, ROOT / "tests/bench/make_model.py", folder, "--shape", "8B", "--layers", 12)
-        return kit.run(kit.program("offline_bench"), "--load", folder, "--jobs", "256/64")
+        return with_share(kit, kit.run(kit.program("offline_bench"), "--load", folder, "--jobs", "256/64"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -284,7 +306,7 @@ STEPS = [
     ("offline job, strict", 90, offline("cuda")),
     ("strict against fast", 5, strict_cost),
     ("loading a model", 60, loading),
-    ("products of torch", 30, script("torch_matmul.py", "torch")),
+    ("products of torch", 30, torch_products),
     ("transformers, continuous batching", 90, script("transformers_bench.py", "torch", "transformers")),
     ("llama.cpp", 90, llama_cpp),
 ]
