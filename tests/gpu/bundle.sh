@@ -69,7 +69,7 @@ find "$top" -type f \( -perm -u+x -o -name '*.so' \) -exec sh -c 'ldd "$1" 2> /d
 find "$top" -type f \( -path '*/programs/*' -o -path '*/lib/*' -o -path '*/mpi/*' \) -exec strip --strip-unneeded {} + 2> /dev/null || true
 
 # What the kit and the tests read, and which commit it is.
-(cd "$root" && tar cf - tests/gpu tests/e2e tests/bench tests/model/goldens inputs jobs docs/performance.md) | tar xf - -C "$top"
+(cd "$root" && tar cf - --exclude=__pycache__ tests/gpu tests/e2e tests/bench tests/model/goldens inputs jobs docs/performance.md) | tar xf - -C "$top"
 git -C "$root" describe --always --dirty --abbrev=12 > "$top/COMMIT" 2> /dev/null || echo "not known" > "$top/COMMIT"
 
 tar cf - -C "$staging" nightshift-gpu | xz -T0 -6 > "$file"
