@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that a GPU has to prove, in under eight minutes, from a finished build; nothing is compiled, installed or fetched:
-#   bash tests/gpu/run.sh [BUILD] [--report FILE] [--small] [--only TEXT] [--list] [--seconds N]
+#   bash tests/gpu/run.sh [BUILD] [--report FILE] [--small] [--only REGEX] [--list] [--seconds N]
 # BUILD   the build folder, or an unpacked bundle (tests/gpu/bundle.sh); without it the bundle that this lies in, else build/cuda-release,
 #         else build/cpu-release
 # --small sizes for a simulated GPU (NIGHTSHIFT_CUDA_LIBRARY), on which figures mean nothing; implied there
