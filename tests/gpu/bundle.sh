@@ -28,7 +28,8 @@ done
 for program in "$top"/programs/*; do
   [[ $program == *.so ]] || printf '%s\n' '#!/bin/sh' 'here=$(cd "$(dirname "$0")/.." && pwd)' \
     'export LD_LIBRARY_PATH="$here/lib${NIGHTSHIFT_CUDA_FOLDERS-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"' \
-    'export OPAL_PREFIX="$here/mpi" PMIX_INSTALL_PREFIX="$here/mpi/pmix" PATH="$here/mpi/bin:$PATH"' \
+    'export OPAL_PREFIX="$here/mpi" PMIX_PREFIX="$here/mpi/pmix" PMIX_INSTALL_PREFIX="$here/mpi/pmix" PATH="$here/mpi/bin:$PATH"' \
+    'export PMIX_MCA_pcompress_base_silence_warning=1' \
     'export OMPI_MCA_plm_rsh_agent=false   # one machine: nobody is called over the network' \
     "exec \"\$here/programs/${program##*/}\" \"\$@\"" > "$top/bin/${program##*/}"
 done
