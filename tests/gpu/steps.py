@@ -139,8 +139,6 @@ def quickstart(kit):
 
 def geometry(name, ranks, parallel):
     def check(kit):
-        if kit.small and ranks > 2:
-            raise NotRun("two ranks are enough for a simulated GPU")
         jobs = jobs_of(kit)
         jobs.same(name, jobs.answers(re.sub(r"\W+", "-", name), STRICT, ranks, parallel))
         return "the bytes of one rank"
