@@ -100,6 +100,7 @@ class CudaBackend final : public Backend {
   cudaStream_t stream() const { return stream_; }
 
  private:
+  void fill_with_noise(const Buffer& buffer);
   Parts products_of_shards(MatrixView<const bf16> x, const PackedView& w,
                            std::span<const std::int64_t> bounds);
 

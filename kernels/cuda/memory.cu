@@ -187,6 +187,19 @@ void CudaBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<
         "kernels::packed_weights");
 }
 
+// Of any size; products of zeros would be faster than any others.
+void CudaBackend::fill_with_noise(const Buffer& buffer) {
+  std::vector<bf16> noise(std::min<std::size_t>(buffer.bytes() / sizeof(bf16), std::size_t{1} << 20));
+  std::uint32_t state = 1;
+  for (bf16& x : noise) {
+    state = state * 1664525U + 1013904223U;
+    x = bf16(static_cast<float>(state >> 8) * 0x1p-23F - 1.0F);
+  }
+  const std::size_t piece = noise.size() * sizeof(bf16);
+  for (std::size_t at = 0; at < buffer.bytes(); at += piece)
+    copy_to_device(buffer.as<std::byte>() + at, noise.data(), std::min(piece, buffer.bytes() - at));
+}
+
 // The copy of a large buffer, and a product of large matrices: the rates that the roofline is drawn with.
 PeakRates CudaBackend::measured_peak() {
   constexpr std::int64_t kSide = kSimulated ? 128 : 8192;
@@ -194,8 +207,8 @@ PeakRates CudaBackend::measured_peak() {
   const Buffer a = allocate(kSide * kSide * sizeof(bf16), "kernels::peak_probe");
   const Buffer w = allocate(kSide * kSide * sizeof(bf16), "kernels::peak_probe");
   const Buffer y = allocate(kSide * kSide * sizeof(float), "kernels::peak_probe");
-  check(cudaMemsetAsync(a.data(), 0, a.bytes(), stream_), "kernels::peak_probe");
-  check(cudaMemsetAsync(w.data(), 0, w.bytes(), stream_), "kernels::peak_probe");
+  fill_with_noise(a);
+  fill_with_noise(w);
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin), "event");
   check(cudaEventCreate(&end), "event");

@@ -155,7 +155,7 @@ void CudaBackend::gemm_reduced(MatrixView<const bf16> x, const PackedView& w,
   if (!strict_) {
     ProductBatch whole{x, w.data, w.panel_stride / kPanelRows, y};
     whole.accumulate = true;
-    products_->run(whole);
+    if (w.k > 0) products_->run(whole);
     if (norm != nullptr) rms_norm(y, norm->weight, norm->eps, norm->out);
     return;
   }
@@ -172,7 +172,10 @@ void CudaBackend::gemm_reduced(MatrixView<const bf16> x, const PackedView& w,
 void CudaBackend::gemm_partial(MatrixView<const bf16> x, const PackedView& w,
                                std::span<const std::int64_t> bounds, MatrixView<float> y) {
   check_product("gemm_partial", x, w, bounds, y);
-  if (!strict_) return products_->run({x, w.data, w.panel_stride / kPanelRows, y});
+  if (!strict_) {
+    if (w.k == 0) return fill(y, 0.0F);  // a rank without any input feature
+    return products_->run({x, w.data, w.panel_stride / kPanelRows, y});
+  }
   launch("kernels::add_tree", add_tree_kernel, flat_grid("gemm_partial", y), kFlatThreads, 0, stream_,
          products_of_shards(x, w, bounds), y, true);
 }

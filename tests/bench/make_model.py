@@ -19,6 +19,7 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attentio
 SHAPES = {  # family, hidden, intermediate, layers, heads, KV heads, head_dim, vocabulary
     "0.5B": (QWEN2, 896, 4864, 24, 14, 2, 64, 151936),  # Qwen2.5-0.5B
     "1B": (LLAMA, 2048, 8192, 16, 32, 8, 64, 128256),   # Llama-3.2-1B
+    "8B": (LLAMA, 4096, 14336, 32, 32, 8, 128, 128256),  # Llama-3.1-8B
     "20M": (LLAMA, 512, 1536, 6, 8, 4, 64, 1024),       # fast enough for jobs of many answers
 }
 CHUNK = 1 << 24  # weights made at once
@@ -28,7 +29,7 @@ def config_of(shape, layers):
     family, hidden, intermediate, all_layers, heads, kv_heads, head_dim, vocab = SHAPES[shape]
     return {**family, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers or all_layers,
             "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "vocab_size": vocab,
-            "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True,
+            "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": shape != "8B",
             "torch_dtype": "bfloat16", "bos_token_id": 320, "eos_token_id": 323}
 
 
@@ -50,6 +51,8 @@ def tensors_of(config):
         yield prefix + "mlp.up_proj.weight", (intermediate, hidden)
         yield prefix + "mlp.down_proj.weight", (hidden, intermediate)
     yield "model.norm.weight", (hidden,)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
 def random_weights(rng, count):

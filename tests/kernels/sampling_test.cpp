@@ -33,8 +33,8 @@ TEST_P(Sampling, ArgmaxTakesTheLowestIdOnTies) {
     std::fill_n(&x(1, 0), cols, -kInfinity);
     std::fill_n(&x(2, 0), cols, 2.5F);
     if (cols > 20) x(3, 7) = x(3, 19) = kNaN;  // never the largest
-    std::array<TokenId, 4> ids{};
-    std::array<float, 4> values{};
+    Vector<TokenId> ids(4, -1);
+    Vector<float> values(4, kNaN);
     backend_->argmax(x.view(), ids.data(), values.data());
     for (int r = 0; r < 4; ++r) {
       int best = 0;
@@ -50,7 +50,7 @@ TEST_P(Sampling, SumExpAgreesWithDoublesInShards) {
     auto x = logits(3, cols, static_cast<unsigned>(cols + 1));
     if (cols > 3) x(1, 3) = -kInfinity;
     const std::array<std::int64_t, 4> bounds{0, cols / 3, cols / 2, cols};
-    const std::array<float, 3> maxima{5.0F, 6.0F, 7.0F};
+    const Vector<float> maxima{5.0F, 6.0F, 7.0F};
     Host<float> sums(3, 3, kNaN);
     backend_->sum_exp(x.view(), maxima.data(), bounds, sums.view());
     for (int r = 0; r < 3; ++r) {
@@ -70,7 +70,7 @@ TEST_P(Sampling, TopKIsTheSortedPrefix) {
     std::sort(&x(1, 0), &x(1, 0) + cols);  // worst case: every element raises the bar
     std::sort(&x(2, 0), &x(2, 0) + cols, std::greater<>());
     for (const int k : {1, 2, 7, 64, 1024, cols}) {
-      if (k > cols) continue;
+      if (k > cols || (slow() && static_cast<std::int64_t>(k) * cols > 100'000)) continue;
       Host<TokenId> ids(3, k, -1);
       Host<float> values(3, k, kNaN);
       backend_->top_k(x.view(), k, ids.view(), values.view());
@@ -93,31 +93,42 @@ TEST_P(Sampling, TopKRanksNaNLast) {
   Host<TokenId> ids(1, 5);
   Host<float> values(1, 5);
   backend_->top_k(x.view(), 5, ids.view(), values.view());
-  EXPECT_EQ(ids.data, (std::vector<TokenId>{4, 1, 2, 0, 3}));
+  EXPECT_EQ(ids.data, (Vector<TokenId>{4, 1, 2, 0, 3}));
 }
 
-TEST_P(Sampling, EverySetGivesThePortableBits) {
-  BackendOptions options;
-  options.kernels = "portable";
-  const auto portable = make_backend(options);
+// Choices are the same everywhere; sums have one order of additions on CPUs and another on GPUs.
+TEST_P(Sampling, EverySetChoosesAsPortableDoes) {
+  const Waiting portable = make("portable", 2);
   const auto x = random_floats(6, 50021, 60, 6.0F);
   const std::array<std::int64_t, 3> bounds{0, 20001, 50021};
-  std::array<std::array<TokenId, 6>, 2> ids{};
-  std::array<std::array<float, 6>, 2> maxima{};
-  std::array sums{Host<float>(6, 2), Host<float>(6, 2)};
-  std::array best{Host<TokenId>(6, 100), Host<TokenId>(6, 100)};
-  std::array values{Host<float>(6, 100), Host<float>(6, 100)};
-  for (const int i : {0, 1}) {
-    Backend& backend = i == 0 ? *portable : *backend_;
-    backend.argmax(x.view(), ids[i].data(), maxima[i].data());
-    backend.sum_exp(x.view(), maxima[i].data(), bounds, sums[i].view());
-    backend.top_k(x.view(), 100, best[i].view(), values[i].view());
+  const int k = slow() ? 20 : 100;
+  struct Found {
+    Vector<TokenId> ids = Vector<TokenId>(6, -1);
+    Vector<float> maxima = Vector<float>(6, kNaN);
+    Host<float> sums{6, 2, kNaN};
+    Host<TokenId> best;
+    Host<float> values;
+  };
+  const auto find = [&](const Waiting& backend) {
+    Found found;
+    found.best = {6, k, -1};
+    found.values = {6, k, kNaN};
+    backend->argmax(x.view(), found.ids.data(), found.maxima.data());
+    backend->sum_exp(x.view(), found.maxima.data(), bounds, found.sums.view());
+    backend->top_k(x.view(), k, found.best.view(), found.values.view());
+    return found;
+  };
+  const Found expected = find(portable);
+  const Found found = find(backend_);
+  EXPECT_EQ(found.ids, expected.ids);
+  EXPECT_EQ(found.maxima, expected.maxima);
+  EXPECT_EQ(found.best.data, expected.best.data);
+  EXPECT_TRUE(same_bits(found.values.data, expected.values.data));
+  if (on_gpu()) {
+    EXPECT_LT(relative_error(found.sums.data, expected.sums.data), kSumTolerance);
+  } else {
+    EXPECT_TRUE(same_bits(found.sums.data, expected.sums.data));
   }
-  EXPECT_EQ(ids[0], ids[1]);
-  EXPECT_EQ(maxima[0], maxima[1]);
-  EXPECT_TRUE(same_bits(sums[0].data, sums[1].data));
-  EXPECT_EQ(best[0].data, best[1].data);
-  EXPECT_TRUE(same_bits(values[0].data, values[1].data));
 }
 
 }  // namespace

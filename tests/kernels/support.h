@@ -3,28 +3,28 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/memory.h"
 
 namespace nightshift::kernels::test {
 
-// A host matrix; on CPU backends its memory is device memory.
+// A matrix that tests fill and read, and kernels too.
 template <class T>
 struct Host {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  std::vector<T> data;
+  Vector<T> data;
 
   Host() = default;
   Host(std::int64_t rows_, std::int64_t cols_, T fill = T{})
@@ -56,9 +56,35 @@ inline Host<bf16> random_bf16(std::int64_t rows, std::int64_t cols, unsigned see
   return m;
 }
 
-inline PackedMatrix packed(Backend& backend, const Host<bf16>& w) {
-  PackedMatrix p = backend.make_packed(w.rows, w.cols);
-  backend.pack_rows(p, 0, w.view());
+// A backend whose every call is finished when its statement is, so that tests read results at once: the arrow
+// gives a Call, which lives until then and waits. (Stroustrup, "Wrapping C++ Member Function Calls", 2000.)
+class Waiting {
+ public:
+  class Call {
+   public:
+    explicit Call(Backend& backend) : backend_(backend) {}
+    ~Call() noexcept(false) {
+      if (std::uncaught_exceptions() == before_) backend_.synchronize();
+    }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+    Backend* operator->() const { return &backend_; }
+
+   private:
+    Backend& backend_;
+    int before_ = std::uncaught_exceptions();
+  };
+
+  explicit Waiting(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+  Call operator->() const { return Call(*backend_); }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+};
+
+inline PackedMatrix packed(const Waiting& backend, const Host<bf16>& w) {
+  PackedMatrix p = backend->make_packed(w.rows, w.cols);
+  backend->pack_rows(p, 0, w.view());
   return p;
 }
 
@@ -66,12 +92,12 @@ template <class T>
 bool same_bits(const T* a, const T* b, std::int64_t n) {
   return std::memcmp(a, b, n * sizeof(T)) == 0;
 }
-template <class T>
-::testing::AssertionResult same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+template <class A, class B>
+::testing::AssertionResult same_bits(const A& a, const B& b) {
   if (a.size() != b.size())
     return ::testing::AssertionFailure() << a.size() << " elements against " << b.size();
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0) {
+    if (std::memcmp(&a[i], &b[i], sizeof a[i]) != 0) {
       return ::testing::AssertionFailure() << "first difference at " << i << ": " << static_cast<float>(a[i])
                                            << " against " << static_cast<float>(b[i]);
     }
@@ -79,61 +105,79 @@ template <class T>
   return ::testing::AssertionSuccess();
 }
 
-// A copy that ends where the readable memory ends: a kernel that reads one element too many crashes.
+// A copy that ends where the readable memory ends.
 template <class T>
 class Guarded {
  public:
-  explicit Guarded(const std::vector<T>& data) {
-    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-    const std::size_t used = (data.size() * sizeof(T) + page - 1) / page * page;
-    bytes_ = used + page;
-    base_ = static_cast<std::byte*>(
-        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    ::mprotect(base_ + used, page, PROT_NONE);
-    data_ = reinterpret_cast<T*>(base_ + used) - data.size();
-    std::copy(data.begin(), data.end(), data_);
+  template <class Elements>
+  explicit Guarded(const Elements& elements) : memory_(elements.size() * sizeof(T)) {
+    std::copy(elements.begin(), elements.end(), data());
   }
-  ~Guarded() { ::munmap(base_, bytes_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-  T* data() const { return data_; }
+  T* data() const { return reinterpret_cast<T*>(memory_.data()); }
 
  private:
-  std::byte* base_;
-  std::size_t bytes_;
-  T* data_;
+  GuardedMemory memory_;
 };
-
-// || a - reference || / || reference ||; NaN anywhere gives NaN, which no bound accepts.
-template <class T>
-double relative_error(const std::vector<T>& a, const std::vector<double>& reference) {
-  double error = 0.0;
-  double norm = 0.0;
-  for (std::size_t i = 0; i < reference.size(); ++i) {
-    const double difference = static_cast<double>(static_cast<float>(a[i])) - reference[i];
-    error += difference * difference;
-    norm += reference[i] * reference[i];
-  }
-  return std::sqrt(error / norm);
-}
 
 inline double value(bf16 x) {
   return static_cast<double>(static_cast<float>(x));
+}
+inline double value(double x) {
+  return x;
+}
+
+// || a - reference || / || reference ||; NaN anywhere gives NaN, which no bound accepts.
+template <class A, class Reference>
+double relative_error(const A& a, const Reference& reference) {
+  double error = 0.0;
+  double norm = 0.0;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    const double expected = value(reference[i]);
+    const double difference = value(a[i]) - expected;
+    error += difference * difference;
+    norm += expected * expected;
+  }
+  return std::sqrt(error / norm);
 }
 
 // Rounding to bf16 (8 bits of precision, nearest) is off by 2^-9 of the value at most, about 0.42 of that in
 // the mean square over a binade.
 inline constexpr double kBf16Rounding = 0.0017;
+// fp32 chains over K <= 4096 terms of either sign: rounding errors of 2^-24 each, growing like their square
+// root.
+inline constexpr double kFp32Chain = 2e-6;
 
 class EveryKernelSet : public ::testing::TestWithParam<std::string> {
  protected:
-  std::unique_ptr<Backend> make(int threads = 2) const {
+  Waiting make(int threads = 2) const { return make(GetParam(), threads); }
+  static Waiting make(const std::string& kernels, int threads) {
     BackendOptions options;
-    options.kernels = GetParam();
+    options.kernels = kernels;
     options.threads = threads;
-    return make_backend(options);
+    return Waiting(make_backend(options));
   }
-  std::unique_ptr<Backend> backend_ = make();
+
+  bool on_gpu() const { return GetParam().starts_with("cuda"); }
+  // The fast set chooses an order of additions by the number of rows. All others promise one for all calls.
+  bool strict() const { return GetParam() != "cuda_fast"; }
+  // A simulated GPU runs at some ten thousandths of a GPU's speed. Tests leave sizes out there that do not
+  // lead a kernel to other lines of its code; CPUs and GPUs run them all.
+  bool slow() const { return on_gpu() && simulated_gpu(); }
+
+  // What strict sets give bit by bit, within rounding elsewhere.
+  template <class A, class B>
+  ::testing::AssertionResult alike(const A& a, const B& b, double tolerance = kFp32Chain) const {
+    if (strict()) return same_bits(a, b);
+    const double error = relative_error(a, b);
+    if (a.size() == b.size() && (a.empty() || error < tolerance)) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure() << "relative error " << error;
+  }
+  template <class T>
+  ::testing::AssertionResult alike_rows(const T* a, const T* b, std::int64_t n) const {
+    return alike(std::span(a, n), std::span(b, n));
+  }
+
+  Waiting backend_ = make();
 };
 
 }  // namespace nightshift::kernels::test

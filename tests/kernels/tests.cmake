@@ -9,9 +9,16 @@ add_test(NAME kernels_no_shared_symbols
           -P ${CMAKE_SOURCE_DIR}/tests/kernels/no_shared_symbols.cmake)
 set_tests_properties(kernels_no_shared_symbols PROPERTIES LABELS unit)
 
-# The CUDA kernels on a simulated GPU. Attention has a test of its own: it takes as long as the others together.
-foreach(part attention others)
-  add_test(NAME kernels_simulated_gpu_${part} COMMAND kernels_test --gtest_filter=$<IF:$<STREQUAL:${part},attention>,*Attention*/cuda,*/cuda:-*Attention*>)
-  set_tests_properties(kernels_simulated_gpu_${part} PROPERTIES LABELS unit TIMEOUT 900 ENVIRONMENT
-    "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;CUDA_VISIBLE_DEVICES=0;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>")
-endforeach()
+# The CUDA kernels on a simulated GPU (tests/kernels/cuda_on_host). Attention has a test of its own, because it takes longer than all
+# others, and runs in the strict set alone: the choice between strict and fast is one of products. The tests of orders look for races:
+# threads and blocks take turns from the last to the first, and shuffled.
+function(nightshift_simulated_gpu_test name filter)
+  add_test(NAME kernels_simulated_gpu_${name} COMMAND kernels_test --gtest_filter=${filter})
+  set_tests_properties(kernels_simulated_gpu_${name} PROPERTIES LABELS unit TIMEOUT 900 ENVIRONMENT
+    "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;CUDA_VISIBLE_DEVICES=0;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>;${ARGN}")
+endfunction()
+nightshift_simulated_gpu_test(attention "*/Attention.*/cuda")
+nightshift_simulated_gpu_test(others "*/cuda:*/cuda_fast:-*/Attention.*")
+set(racing "*/Agreement.*/cuda:*/Attention.AgreesWithDoublesForEveryShape/cuda:*/Attention.BatchComposition*/cuda:*/Rows.*/cuda")
+nightshift_simulated_gpu_test(descending "${racing}" NIGHTSHIFT_SIMULATED_ORDER=descending)
+nightshift_simulated_gpu_test(shuffled "${racing}" NIGHTSHIFT_SIMULATED_ORDER=shuffled:7)

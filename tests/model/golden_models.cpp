@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "source_dir.h"
+
 namespace nightshift::test {
 
 namespace fs = std::filesystem;
 
 fs::path goldens_path() {
-  return fs::path(NIGHTSHIFT_SOURCE_DIR) / "tests/model/goldens";
+  return source_dir() / "tests/model/goldens";
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/golden_models.h"
+#include "source_dir.h"
 
 namespace nightshift::test {
 namespace {
@@ -45,8 +46,7 @@ std::string answer(model::Model& model, const Letters& letters, const std::vecto
 }
 
 TEST(TinyTasks, Answers) {
-  const std::filesystem::path directory =
-      std::filesystem::path(NIGHTSHIFT_SOURCE_DIR) / "inputs/models/tiny-tasks";
+  const std::filesystem::path directory = source_dir() / "inputs/models/tiny-tasks";
   const auto model = model::Model::load(model::open_model_files(directory), small_options(256));
   const Letters letters(directory);
   EXPECT_EQ(answer(*model, letters, {"Reverse", ":", "Ġa", "Ġ", "b", "Ġ", "c"}), "c b a");

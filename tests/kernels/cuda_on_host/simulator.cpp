@@ -6,10 +6,14 @@
 #include <csetjmp>
 
 #include <algorithm>
+#include <array>
+#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/check.h"
@@ -32,7 +36,7 @@ struct Thread {
   ucontext_t start{};
   jmp_buf place{};
   bool started = false;
-  State state = State::ready;
+  State state = State::over;
   dim3 index;
   std::deque<std::vector<Copy>> groups;  // committed, oldest first
   std::vector<Copy> open;
@@ -62,14 +66,28 @@ class Block {
     order_ = order;
     random_.seed(seed);
   }
+  // Puts lanes, warps or blocks into the order in which they take their turns.
+  template <class Turns>
+  void arrange(Turns& turns) {
+    if (order_ == Order::shuffled) std::shuffle(turns.begin(), turns.end(), random_);
+    if (order_ == Order::descending) std::sort(turns.begin(), turns.end(), std::greater<>());
+  }
 
  private:
   static void entry();
   void go_on(std::size_t thread);
-  bool open_meetings();
+  bool advance(std::size_t warp);
+  void advance_all();
+  bool open_barrier();
   void prepare(dim3 size, std::size_t shared_bytes);
 
   std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<std::size_t> turns_;  // of warps
+  std::array<std::size_t, kWarp> lanes_ = [] {
+    std::array<std::size_t, kWarp> lanes;
+    std::iota(lanes.begin(), lanes.end(), std::size_t{0});
+    return lanes;
+  }();
   std::vector<Warp> warps_;
   std::vector<unsigned char> shared_;
   std::size_t aligned_ = 0;
@@ -88,12 +106,13 @@ void Block::prepare(dim3 size, std::size_t shared_bytes) {
   count_ = static_cast<std::size_t>(size.x) * size.y * size.z;
   NS_CHECK(count_ > 0 && count_ <= 1024 && count_ % kWarp == 0, "simulator: a block of {} threads", count_);
   while (threads_.size() < count_) threads_.push_back(std::make_unique<Thread>());
-  warps_.assign(count_ / kWarp, Warp());
+  warps_.resize(count_ / kWarp);
+  for (Warp& warp : warps_) warp.arrived = 0;
   shared_.assign(shared_bytes + 128, 0xff);  // bf16 and fp32 NaNs
   aligned_ = (128 - reinterpret_cast<std::uintptr_t>(shared_.data()) % 128) % 128;
   for (std::size_t i = 0; i < count_; ++i) {
     Thread& t = *threads_[i];
-    t.started = false;
+    if (t.state != State::over) t.started = false;  // a deadlock left it in the middle of its work
     t.state = State::ready;
     t.groups.clear();
     t.open.clear();
@@ -102,9 +121,12 @@ void Block::prepare(dim3 size, std::size_t shared_bytes) {
   }
 }
 
+// Never ends: the next block's thread goes on from here, on the same stack, for the price of a jump.
 void Block::entry() {
-  (*block.work_)();
-  block.wait(State::over);
+  for (;;) {
+    (*block.work_)();
+    block.wait(State::over);
+  }
 }
 
 void Block::go_on(std::size_t thread) {
@@ -122,44 +144,62 @@ void Block::go_on(std::size_t thread) {
   setcontext(&t.start);
 }
 
-// Meetings that everybody has come to. False: nobody can go on.
-bool Block::open_meetings() {
-  bool opened = false;
-  for (std::size_t w = 0; w < warps_.size(); ++w) {
-    if (warps_[w].arrived < kWarp) continue;
-    warps_[w].arrived = 0;
-    ++warps_[w].generation;
-    for (std::size_t i = w * kWarp; i < (w + 1) * kWarp; ++i) threads_[i]->state = State::ready;
-    opened = true;
+// Every lane of the warp that can, up to its next meeting, which opens once all have come. False: none could.
+bool Block::advance(std::size_t warp) {
+  bool ran = false;
+  arrange(lanes_);
+  for (const std::size_t lane : lanes_) {
+    if (threads_[warp * kWarp + lane]->state != State::ready) continue;
+    go_on(warp * kWarp + lane);
+    ran = true;
   }
+  if (warps_[warp].arrived < kWarp) return ran;
+  warps_[warp].arrived = 0;
+  ++warps_[warp].generation;
+  for (const std::size_t lane : lanes_) threads_[warp * kWarp + lane]->state = State::ready;
+  return true;
+}
+
+// Up to the block's next barrier. Nothing holds warps together in between: each runs as far ahead of the
+// others as it can, or, shuffled, some meetings at a time.
+void Block::advance_all() {
+  for (bool going = true; going;) {
+    going = false;
+    arrange(turns_);
+    for (const std::size_t warp : turns_) {
+      bool ready = true;
+      const bool stops = order_ == Order::shuffled && random_() % 2 == 0;
+      for (std::uint64_t left = stops ? random_() % 8 : ~std::uint64_t{0}; ready && left > 0; --left)
+        ready = advance(warp);
+      going = going || ready;
+    }
+  }
+}
+
+// The barrier to which everybody has come. False: everybody has ended.
+bool Block::open_barrier() {
   const auto all = [&](State state) {
     return std::all_of(threads_.begin(), threads_.begin() + static_cast<std::ptrdiff_t>(count_),
                        [&](const auto& t) { return t->state == state; });
   };
-  if (all(State::in_block_meeting)) {
-    for (std::size_t i = 0; i < count_; ++i) threads_[i]->state = State::ready;
-    opened = true;
-  }
-  if (!opened && !all(State::over)) {
+  if (all(State::over)) return false;
+  if (!all(State::in_block_meeting)) {
     throw Error(fmt::format("simulator: threads of block ({}, {}, {}) wait for others that do not come",
                             block_index.x, block_index.y, block_index.z),
                 "a barrier or a shuffle that not all threads reach");
   }
-  return opened;
+  for (std::size_t i = 0; i < count_; ++i) threads_[i]->state = State::ready;
+  return true;
 }
 
 void Block::run(dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
   prepare(size, shared_bytes);
   work_ = &thread;
-  std::vector<std::size_t> order(count_);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  if (order_ == Order::descending) std::reverse(order.begin(), order.end());
+  turns_.resize(count_ / kWarp);
+  std::iota(turns_.begin(), turns_.end(), std::size_t{0});
   do {
-    if (order_ == Order::shuffled) std::shuffle(order.begin(), order.end(), random_);
-    for (const std::size_t i : order) {
-      if (threads_[i]->state == State::ready) go_on(i);
-    }
-  } while (open_meetings());
+    advance_all();
+  } while (open_barrier());
 }
 
 const unsigned char* Block::exchange(const void* mine, std::size_t bytes) {
@@ -178,16 +218,36 @@ void set_order(Order order, std::uint64_t seed) {
   block.set_order(order, seed);
 }
 
+namespace {
+
+// NIGHTSHIFT_SIMULATED_ORDER: ascending, descending, shuffled, shuffled:SEED
+bool order_from_environment() {
+  const char* named = std::getenv("NIGHTSHIFT_SIMULATED_ORDER");
+  const std::string_view order = named == nullptr ? "ascending" : named;
+  if (order == "descending") {
+    set_order(Order::descending);
+  } else if (order.starts_with("shuffled")) {
+    set_order(Order::shuffled, order.size() > 9 ? std::stoull(std::string(order.substr(9))) : 1);
+  } else if (order != "ascending") {
+    throw Error(fmt::format("NIGHTSHIFT_SIMULATED_ORDER = {}", order),
+                "ascending, descending, shuffled:SEED");
+  }
+  return true;
+}
+
+}  // namespace
+
 void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
+  static const bool ordered = order_from_environment();
+  static_cast<void>(ordered);
   grid_size = grid;
   block_size = size;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        block_index = dim3(x, y, z);
-        block.run(size, shared_bytes, thread);
-      }
-    }
+  std::vector<unsigned> blocks(std::size_t{grid.x} * grid.y * grid.z);
+  std::iota(blocks.begin(), blocks.end(), 0U);
+  block.arrange(blocks);
+  for (const unsigned i : blocks) {
+    block_index = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
+    block.run(size, shared_bytes, thread);
   }
 }
 
@@ -295,17 +355,21 @@ void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
 void multiply(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   const Operands mine{{a[0], a[1], a[2], a[3]}, {b0, b1}};
   const unsigned char* all = simulated::meet_warp(&mine, sizeof mine);
-  Operands of[32];
-  for (int lane = 0; lane < 32; ++lane) std::memcpy(&of[lane], all + lane * kSlot, sizeof mine);
   const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, c = 2 * (lane % 4);
-  for (int i = 0; i < 4; ++i) {
-    const int row = g + 8 * (i / 2), column = c + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      const std::uint32_t from_a = of[row % 8 * 4 + k % 8 / 2].a[row / 8 + 2 * (k / 8)];
-      const std::uint32_t from_b = of[column * 4 + k % 8 / 2].b[k / 8];
-      d[i] += bf16_at(from_a, k % 2) * bf16_at(from_b, k % 2);
+  float rows[2][16], columns[2][16];  // g and g + 8 of a, c and c + 1 of b
+  for (int k = 0; k < 16; k += 2) {
+    for (int i = 0; i < 2; ++i) {
+      Operands row, column;
+      std::memcpy(&row, all + (4 * g + k % 8 / 2) * kSlot, sizeof row);
+      std::memcpy(&column, all + (4 * (c + i) + k % 8 / 2) * kSlot, sizeof column);
+      for (int half = 0; half < 2; ++half) {
+        rows[i][k + half] = bf16_at(row.a[i + 2 * (k / 8)], half);
+        columns[i][k + half] = bf16_at(column.b[k / 8], half);
+      }
     }
   }
+  for (int k = 0; k < 16; ++k)
+    for (int i = 0; i < 4; ++i) d[i] += rows[i / 2][k] * columns[i % 2][k];
 }
 
 }  // namespace nightshift::kernels::cuda

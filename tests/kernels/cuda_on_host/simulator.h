@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs CUDA kernels on the host, one block at a time, each thread of it a coroutine. Threads run until they
 // need others: at a barrier, a shuffle, a tensor-core product. In between, the order is the simulator's
-// choice (set_order), so that a kernel that lacks a barrier gives other results in another order. Shared
-// memory starts as NaNs; asynchronous copies arrive at the wait and not before; threads that wait for one
-// another for ever are an Error. Kernels see the names of kernels/cuda/lane.cuh.
+// choice (set_order, or NIGHTSHIFT_SIMULATED_ORDER for a whole run): between two barriers a warp runs ahead
+// of the others as far as it can, so that a kernel that lacks a barrier gives other results in another order;
+// so is the order of blocks. Shared memory starts as NaNs; asynchronous copies arrive at the wait and not
+// before; threads that wait for one another for ever are an Error. Kernels see the names of
+// kernels/cuda/lane.cuh.
 #pragma once
 
 #include <bit>
@@ -26,7 +28,7 @@ namespace nightshift::simulated {
 inline dim3 thread_index, block_index, block_size, grid_size;
 
 enum class Order : std::uint8_t { ascending, descending, shuffled };
-void set_order(Order order, std::uint64_t seed = 1);
+void set_order(Order order, std::uint64_t seed = 1);  // of threads and of blocks
 
 // Every block of the grid, one after the other. Throws Error when threads wait for ever.
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
