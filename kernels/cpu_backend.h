@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
   }
   Mark mark() override { return 0; }
   bool reached(Mark) override { return true; }
+  double seconds_between(Mark, Mark) override { return 0.0; }
   void run_repeatedly(std::uint64_t, const std::function<void()>& work) override { work(); }
   bool takes_head_dim(int head_dim) const override { return head_dim % 2 == 0 && head_dim <= kMaxHeadDim; }
   KvCache make_kv_cache(const KvShape& shape) override;

@@ -318,6 +318,8 @@ class Backend {
   virtual void copy_to_host_later(void* host, const void* device, std::size_t bytes) = 0;
   virtual Mark mark() = 0;  // of all that was called so far
   virtual bool reached(Mark mark) = 0;
+  // The device's time between two marks that are reached, of the last 16; 0 where calls do the work.
+  virtual double seconds_between(Mark begin, Mark end) = 0;
   // Calls `work`, which calls operations alone, on buffers that stay where they are. A later call of the same
   // key (not 0) may repeat what was started then, without calling `work`.
   virtual void run_repeatedly(std::uint64_t key, const std::function<void()>& work) = 0;

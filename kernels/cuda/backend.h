@@ -48,6 +48,7 @@ class CudaBackend final : public Backend {
   void copy_to_host_later(void* host, const void* device, std::size_t bytes) override;
   Mark mark() override;
   bool reached(Mark mark) override;
+  double seconds_between(Mark begin, Mark end) override;
   void run_repeatedly(std::uint64_t key, const std::function<void()>& work) override;
   bool takes_head_dim(int head_dim) const override;
   KvCache make_kv_cache(const KvShape& shape) override;

@@ -47,7 +47,7 @@ void describe(int device, GpuFacts& facts) {
 CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(strict) {
   check(cudaSetDevice(device), fmt::format("GPU {}", device));
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
-  for (cudaEvent_t& event : events_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  for (cudaEvent_t& event : events_) check(cudaEventCreate(&event), "event");
   products_ = std::make_unique<Products>(stream_, strict);
   staging_ = std::make_unique<Staging>(stream_);
   scratch_ = std::make_unique<GrowingMemory>(stream_, "kernels::scratch");
@@ -123,6 +123,15 @@ bool CudaBackend::reached(Mark mark) {
   if (state == cudaErrorNotReady) return false;
   check(state, "kernels");
   return true;
+}
+
+double CudaBackend::seconds_between(Mark begin, Mark end) {
+  NS_CHECK(begin <= end && end <= last_mark_ && last_mark_ - begin < events_.size(),
+           "kernels::seconds_between: marks {} and {} of {}", begin, end, last_mark_);
+  float milliseconds = 0.0F;
+  check(cudaEventElapsedTime(&milliseconds, events_[begin % events_.size()], events_[end % events_.size()]),
+        "kernels");
+  return 1e-3 * static_cast<double>(milliseconds);
 }
 
 void CudaBackend::run_repeatedly(std::uint64_t key, const std::function<void()>& work) {

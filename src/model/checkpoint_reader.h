@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads the weights of a checkpoint in numbered pieces of whole rows. Which pieces this reader reads, and in
 // which order, the caller says: one rank takes all of them; the ranks of a node draw numbers from a shared
-// counter, so that every byte is read from the file system once per node. Threads of its own read ahead of the
-// caller.
+// counter, so that every byte is read from the file system once per node. Threads of its own read ahead of
+// the caller.
 #pragma once
 
 #include <condition_variable>
@@ -78,7 +78,8 @@ class CheckpointReader {
   static Claim every_piece(std::uint64_t pieces);  // 0, 1, 2, ...: a single rank
 
   // The next claimed piece, or nullptr when claims have ended and all were returned; valid until the next
-  // call, or `held` calls longer. Throws Error when a file cannot be read or has become shorter than its header says.
+  // call, or `held` calls longer. Throws Error when a file cannot be read or has become shorter than its
+  // header says.
   const CheckpointPiece* next();
 
  private:
@@ -100,7 +101,7 @@ class CheckpointReader {
   const std::size_t ahead_;  // pieces claimed before they are asked for
   // Of the caller's thread alone.
   bool claims_ended_ = false;
-  std::size_t under_way_ = 0;  // pieces claimed and not yet returned
+  std::size_t under_way_ = 0;                   // pieces claimed and not yet returned
   std::deque<std::unique_ptr<Slot>> returned_;  // the one returned last, and those held behind it
   std::vector<std::unique_ptr<Slot>> spare_;
 

@@ -57,8 +57,8 @@ void fill_randomly(PackedWeights& weights, Weight weight, int layer, const Model
   }
 }
 
-// A GPU fetches from page-locked memory while others are filled: enough threads for a fast file system, pieces of a
-// size that both like.
+// A GPU fetches from page-locked memory while others are filled: enough threads for a fast file system,
+// pieces of a size that both like.
 CheckpointReader::Ways reading_ways(kernels::Backend& backend) {
   if (backend.device() == kernels::Device::cpu) return {};
   constexpr int kReaders = 8, kHeld = 4;
@@ -116,12 +116,11 @@ struct Model::Impl {
 
   struct Submitted {
     StepResult result;  // complete, on CPUs
-    kernels::Mark mark = 0;
+    kernels::Mark begin = 0, end = 0;
     int slot = -1;  // of replica_sampling; -1: nothing was sampled there
     Clock::time_point at;
   };
   std::deque<Submitted> in_flight;
-  Clock::time_point collected;  // the last one
   // On GPUs: the step submitted last.
   std::optional<ReplicaSampling> replica_sampling;
   SampledIndex sampled_before;
@@ -131,6 +130,7 @@ struct Model::Impl {
 void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
   Submitted step{.result = {.step = plan.step, .tokens = {}, .compute_seconds = 0.0}, .at = Clock::now()};
   fill_batch(plan, config, options.limits, sampled_before, batch);
+  step.begin = backend->mark();
   if (!batch.ids.empty()) {
     const TokenId* before = on_gpu() ? replica_sampling->tokens(slot) : nullptr;
     const kernels::MatrixView<float> logits = forward.run(batch, layout, before);
@@ -142,7 +142,7 @@ void Model::Impl::submit(const BatchPlan& plan, parallel::Layout layout) {
       sample_here(logits, step.result);
     }
   }
-  step.mark = backend->mark();
+  step.end = backend->mark();
   in_flight.push_back(std::move(step));
 }
 
@@ -181,19 +181,19 @@ StepResult Model::Impl::collect() {
   NS_CHECK(!in_flight.empty(), "no step was submitted");
   Submitted step = std::move(in_flight.front());
   in_flight.pop_front();
-  wait_for(step.mark);
+  wait_for(step.end);
   if (step.slot >= 0) step.result.tokens = replica_sampling->result(step.slot);
-  const auto now = Clock::now();
-  step.result.compute_seconds = std::chrono::duration<double>(now - std::max(step.at, collected)).count();
-  collected = now;
+  step.result.compute_seconds = on_gpu() ? backend->seconds_between(step.begin, step.end)
+                                         : std::chrono::duration<double>(Clock::now() - step.at).count();
   return std::move(step.result);
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
 
-// On CPUs the ranks of a host claim pieces of the checkpoint, read and pack them, until none is left. On a GPU a rank
-// reads what it needs, into page-locked memory that the GPU copies from while the next pieces are read.
+// On CPUs the ranks of a host claim pieces of the checkpoint, read and pack them, until none is left. On a
+// GPU a rank reads what it needs, into page-locked memory that the GPU copies from while the next pieces are
+// read.
 std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& options,
                                    const LoadCallback& callback) {
   check_limits(files.config, options);

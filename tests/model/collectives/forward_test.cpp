@@ -97,6 +97,14 @@ std::vector<std::string> all_to_all(std::int64_t bytes, int ranks) {
   return lines;
 }
 
+// Every rank takes its rows of logits from all and gives their tokens to all.
+std::vector<std::string> sampling(int ranks) {
+  const std::int64_t rows = kSequences / ranks, chunk = tiny().shape.vocab / ranks;
+  std::vector<std::string> lines = all_to_all(rows * chunk * 4, ranks);
+  lines.push_back(fmt::format("ncclAllGather {} int8", rows * 4));
+  return lines;
+}
+
 // The calls of a step whose tokens and samples every rank has an equal share of.
 std::vector<std::string> expected(const Degrees& degrees, Layout layout, bool fast) {
   const ModelShape shape = tiny().shape;
@@ -124,6 +132,7 @@ std::vector<std::string> expected(const Degrees& degrees, Layout layout, bool fa
     reduce();  // MLP
   }
   if (sp > 1) add({fmt::format("ncclAllGather {} int8", kSequences / sp * shape.hidden * 4)});
+  add(sampling(degrees.ranks()));
   return lines;
 }
 
@@ -145,10 +154,11 @@ TEST_P(Steps, AskNcclForTheFormulasCallsAndGiveTheBitsOfMpi) {
       const Outcome mpi = go(0, Transport::mpi);
       EXPECT_EQ(nccl.transport, "nccl");
       EXPECT_EQ(nccl.calls[0], expected(degrees, layout, fast)) << where;
-      // Steps of one token: as they are, recorded in a graph, and from the graph.
+      // Steps of one token: as they are, recorded in a graph, and from the graph; sampling stands outside of
+      // it.
       EXPECT_EQ(nccl.calls[2], nccl.calls[1]) << where;
-      EXPECT_FALSE(nccl.calls[2].empty()) << where;
-      EXPECT_TRUE(nccl.calls[3].empty()) << where;
+      EXPECT_GT(nccl.calls[2].size(), sampling(degrees.ranks()).size()) << where;
+      EXPECT_EQ(nccl.calls[3], sampling(degrees.ranks())) << where;
       EXPECT_EQ(nccl.sent[0], mpi.sent[0]) << where;
       EXPECT_EQ(nccl.sent[2], nccl.sent[1]) << where;
       EXPECT_EQ(nccl.sent[3], nccl.sent[1]) << where;

@@ -72,7 +72,8 @@ struct cudaPointerAttributes {
   cudaMemoryType type;
 };
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* data) {
-  attributes->type = nightshift::simulated::is_host_memory(data) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+  attributes->type =
+      nightshift::simulated::is_host_memory(data) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
   return cudaSuccess;
 }
 inline cudaError_t cudaFreeHost(void* data) {
