@@ -16,6 +16,7 @@
 #include "runtime/job/finalize.h"
 #include "runtime/job/limits.h"
 #include "runtime/job/retry.h"
+#include "runtime/job/version.h"
 
 namespace nightshift::cli {
 namespace {
@@ -53,6 +54,13 @@ std::string ranks_text(const Preflight& p) {
                      g.ranks == 1 ? "" : " each");
 }
 
+// Where the model runs, as far as this machine knows: ranks decide, auto means GPUs where every rank has one.
+std::string device_text(const Preflight& p) {
+  if (p.gpu) return fmt::format("GPUs, {} numerics", runtime::strict_numerics(p.job) ? "strict" : "fast");
+  const bool could = runtime::has_cuda_library() && runtime::may_use_gpus(p.job);
+  return could ? "CPUs: there is no GPU here" : "CPUs";
+}
+
 Exit show_plan(const Preflight& p, const RunOptions& options) {
   std::cout << p.command.text() << "\n\n" << job_to_toml(p.job);
   std::cerr << fmt::format("start:    {}\n", words_for(p.start, options.restart, options.retry_failed));
@@ -62,6 +70,7 @@ Exit show_plan(const Preflight& p, const RunOptions& options) {
   }
   std::cerr << fmt::format("ranks:    {}{}\n", ranks_text(p),
                            p.geometry.bound ? ", bound to cores" : ", more than there are cores: not bound");
+  std::cerr << fmt::format("device:   {}\n", device_text(p));
   if (p.gpu)
     std::cerr << fmt::format("memory:   of each rank's GPU at least {}\n", runtime::memory_text(p.memory, 1));
   else
@@ -220,6 +229,7 @@ Exit run(const RunOptions& options) {
   if (!runtime::look_at_harvest(p.job).complete()) {
     terminal.message(
         fmt::format("{}: {}; {}", p.job.job.name, ranks_text(p), words_for(p.start, false, false)));
+    if (runtime::has_cuda_library()) terminal.message(fmt::format("device: {}", device_text(p)));
     const RanksEnd end = Starts(p, place.session(), terminal, place.lock()).run();
     const runtime::Harvest harvest = runtime::look_at_harvest(p.job);
     if (!harvest.complete()) return incomplete(end, harvest, place.session(), terminal);

@@ -125,7 +125,7 @@ class Rank {
   }
 
   std::unique_ptr<model::Model> load_model() {
-    note("loading", "weights");
+    note("loading", gpu_ ? "weights, onto GPUs" : "weights");
     model::ModelOptions options;
     options.limits = limits_;
     options.tokenizer_size = tokenizer_size();
