@@ -8,6 +8,7 @@
 #include "kernels/cuda/batch.h"
 #include "kernels/cuda/heads.cuh"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/side_stream.h"
 #include "kernels/shape_check.h"
 
 namespace nightshift::kernels::cuda {
@@ -36,18 +37,30 @@ void check_heads(const char* operation, const AttentionShape& shape, const CudaA
 }
 
 template <int D>
-void run_attention(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
-  const auto heads = static_cast<unsigned>(a.kv_heads);
+void run_wide(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
   a.items = list.device_wide;
   launch("kernels::attention", attention_kernel<D, kPrefillWarps, true>,
-         dim3(static_cast<unsigned>(list.wide.size()), heads), kPrefillWarps * kWarp,
-         attention_shared_bytes(D, kPrefillWarps, true), stream, a);
+         dim3(static_cast<unsigned>(list.wide.size()), static_cast<unsigned>(a.kv_heads)),
+         kPrefillWarps * kWarp, attention_shared_bytes(D, kPrefillWarps, true), stream, a);
+}
+
+template <int D>
+void run_narrow(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
+  const auto heads = static_cast<unsigned>(a.kv_heads);
   a.items = list.device_narrow;
   launch("kernels::attention", attention_kernel<D, 1, false>,
          dim3(static_cast<unsigned>(list.narrow.size()), heads), kWarp, attention_shared_bytes(D, 1, false),
          stream, a);
   launch("kernels::attention", merge_kernel<D>, dim3(static_cast<unsigned>(list.merges.size()), heads),
          4 * kWarp, 0, stream, a, list.device_merges);
+}
+
+template <int D>
+void run_attention(const AttentionArguments& a, const WorkList& list, cudaStream_t stream, SideStream& side) {
+  if (list.wide.empty()) return run_narrow<D>(a, list, stream);
+  if (list.narrow.empty()) return run_wide<D>(a, list, stream);
+  side.together([&](cudaStream_t beside) { run_narrow<D>(a, list, beside); },
+                [&](cudaStream_t main) { run_wide<D>(a, list, main); });
 }
 
 }  // namespace
@@ -144,19 +157,19 @@ void CudaBackend::attention(MatrixView<const bf16> q, const AttentionShape& shap
   a.partial_scales = a.partial_sums + sums;
   switch (shape.head_dim) {
     case 16:
-      return run_attention<16>(a, list, stream_);
+      return run_attention<16>(a, list, stream_, *side_);
     case 32:
-      return run_attention<32>(a, list, stream_);
+      return run_attention<32>(a, list, stream_, *side_);
     case 64:
-      return run_attention<64>(a, list, stream_);
+      return run_attention<64>(a, list, stream_, *side_);
     case 80:
-      return run_attention<80>(a, list, stream_);
+      return run_attention<80>(a, list, stream_, *side_);
     case 96:
-      return run_attention<96>(a, list, stream_);
+      return run_attention<96>(a, list, stream_, *side_);
     case 128:
-      return run_attention<128>(a, list, stream_);
+      return run_attention<128>(a, list, stream_, *side_);
     case 256:
-      return run_attention<256>(a, list, stream_);
+      return run_attention<256>(a, list, stream_, *side_);
     default:
       NS_CHECK(false, "kernels::attention: heads of {} dimensions", shape.head_dim);
   }

@@ -26,6 +26,7 @@ struct GpuFacts;
 namespace nightshift::kernels::cuda {
 
 struct Parts;
+class SideStream;
 
 // The sizes of attention heads that kernels are built for.
 inline constexpr std::array<int, 7> kHeadDims = {16, 32, 64, 80, 96, 128, 256};
@@ -113,6 +114,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<GrowingMemory> scratch_;  // what an operation writes and reads again
   std::unique_ptr<StepMemory> step_memory_;
   std::unique_ptr<Graphs> graphs_;
+  std::unique_ptr<SideStream> side_;
   std::array<cudaEvent_t, 16> events_{};  // of the last marks, by mark % 16
   Mark last_mark_ = 0;
 };

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/side_stream.h"
 #include "kernels/gpu.h"
 #include "kernels/shape_check.h"
 
@@ -53,11 +54,13 @@ CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(str
   scratch_ = std::make_unique<GrowingMemory>(stream_, "kernels::scratch");
   step_memory_ = std::make_unique<StepMemory>(stream_, *staging_);
   graphs_ = std::make_unique<Graphs>(stream_);
+  side_ = std::make_unique<SideStream>(stream_);
 }
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   graphs_.reset();
+  side_.reset();
   step_memory_.reset();
   scratch_.reset();
   products_.reset();

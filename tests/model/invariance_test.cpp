@@ -147,7 +147,9 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (const char* family : {"llama_bias", "mistral_window", "qwen2", "qwen3"})
     for (const std::string& kernels : kernels::available_kernel_sets())
-      if (kernels != "cuda_fast") all.push_back({family, kernels});  // whose bits depend on the company
+      // The fast set's bits depend on the company; the tiny qwen3 has heads of 24, which GPUs do not take.
+      if (kernels != "cuda_fast" && (kernels != "cuda" || std::string(family) != "qwen3"))
+        all.push_back({family, kernels});
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(Models, Invariance, testing::ValuesIn(cases()), [](const auto& instance) {

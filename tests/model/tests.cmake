@@ -2,8 +2,9 @@
 add_test(NAME model COMMAND model_test --gtest_filter=-DeviceSampling*)
 set_tests_properties(model PROPERTIES LABELS unit ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false")
 
-# What needs a GPU, on a simulated one.
-add_test(NAME model_simulated_gpu COMMAND model_test --gtest_filter=DeviceSampling*)
+# On a simulated GPU: what needs one, and whole models.
+add_test(NAME model_simulated_gpu COMMAND model_test
+  --gtest_filter=DeviceSampling*:*Goldens.Agrees*:ModelDoor.Nan*:Models/*llama*_cuda:Models/*window*_cuda)
 set_tests_properties(model_simulated_gpu PROPERTIES LABELS unit TIMEOUT 600 ENVIRONMENT
   "OMP_WAIT_POLICY=passive;OMP_PROC_BIND=false;NIGHTSHIFT_CUDA_LIBRARY=$<TARGET_FILE:nightshift_cuda_simulated>")
 
