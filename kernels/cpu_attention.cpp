@@ -107,30 +107,6 @@ const CpuAttentionBatch& own(const char* operation, const AttentionBatch& batch)
   return *ours;
 }
 
-void check_heads(const char* operation, const AttentionShape& shape, const CpuAttentionBatch& batch,
-                 const KvCache& cache, int layer) {
-  const KvShape& kv = cache.shape();
-  NS_CHECK(shape.kv_heads > 0 && shape.heads > 0 && shape.heads % shape.kv_heads == 0,
-           "kernels::{}: {} heads over {} KV heads", operation, shape.heads, shape.kv_heads);
-  NS_CHECK(shape.kv_heads == kv.kv_heads && shape.head_dim == kv.head_dim,
-           "kernels::{}: {} KV heads of {} dimensions, the cache holds {} of {}", operation, shape.kv_heads,
-           shape.head_dim, kv.kv_heads, kv.head_dim);
-  NS_CHECK(layer >= 0 && layer < kv.layers, "kernels::{}: layer {} of {}", operation, layer, kv.layers);
-  NS_CHECK(batch.highest_block() < kv.blocks, "kernels::{}: KV block {} of {}", operation,
-           batch.highest_block(), kv.blocks);
-}
-
-void check_groups(const QkvLayout& layout) {
-  const AttentionShape& s = layout.shape;
-  NS_CHECK(
-      s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.head_dim % 2 == 0 && s.head_dim <= kMaxHeadDim,
-      "kernels::rope: {} heads, {} KV heads of {} dimensions; head_dim must be even and at most {}", s.heads,
-      s.kv_heads, s.head_dim, kMaxHeadDim);
-  NS_CHECK(layout.groups == 1 || (layout.groups > 0 && layout.group_stride >= layout.width()),
-           "kernels::rope: {} groups of {} columns, {} apart", layout.groups, layout.width(),
-           layout.group_stride);
-}
-
 }  // namespace
 
 std::unique_ptr<AttentionBatch> CpuBackend::prepare(std::span<const SequenceSlice> slices,
@@ -142,17 +118,10 @@ void CpuBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, cons
                       std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) {
   const CpuAttentionBatch& batch = own("rope", batch_);
   const AttentionShape& s = layout.shape;
-  check_groups(layout);
-  check_shape("rope", "qkv", qkv, qkv.rows,
-              std::max(qkv.cols, (layout.groups - 1) * layout.group_stride + layout.width()));
-  check_shape("rope", "out", out, layout.groups * qkv.rows, layout.width());
-  NS_CHECK(first_row >= 0 && first_row + qkv.rows <= batch.rows(),
-           "kernels::rope: rows {}..{} of a batch of {}", first_row, first_row + qkv.rows, batch.rows());
-  check_shape("rope", "rope.sin", rope.sin, rope.cos.rows, rope.cos.cols);
+  NS_CHECK(s.head_dim <= kMaxHeadDim, "kernels::rope: heads of {} dimensions, at most {}", s.head_dim,
+           kMaxHeadDim);
+  check_rope(qkv, layout, batch.rows(), batch.end_position(), first_row, rope, out);
   const bool rotate = rope.cos.data != nullptr;
-  NS_CHECK(!rotate || (rope.cos.rows >= batch.end_position() && 2 * rope.cos.cols <= s.head_dim),
-           "kernels::rope: rope tables are {} x {}, need {} positions and at most {} columns", rope.cos.rows,
-           rope.cos.cols, batch.end_position(), s.head_dim / 2);
   const double cost = static_cast<double>(out.rows * out.cols) * kNanosecondsPerElement;
   for_each_tile("kernels::rope", threads_, out.rows, cost, [&](int, std::int64_t tile) {
     const std::int64_t row = tile / layout.groups;  // groups of a row one after the other: it is in cache
@@ -168,7 +137,7 @@ void CpuBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, cons
 void CpuBackend::append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch_,
                         KvCache& cache, int layer) {
   const CpuAttentionBatch& batch = own("append", batch_);
-  check_heads("append", shape, batch, cache, layer);
+  check_heads("append", shape, batch.highest_block(), cache, layer);
   check_shape("append", "kv", kv, batch.rows(),
               2 * static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim);
   const double cost = static_cast<double>(kv.rows * kv.cols) * kNanosecondsPerElement;
@@ -182,17 +151,13 @@ void CpuBackend::attention(MatrixView<const bf16> q, const AttentionShape& shape
                            const AttentionBatch& batch_, const KvCache& cache, int layer, float scale,
                            int window, MatrixView<bf16> out) {
   const CpuAttentionBatch& batch = own("attention", batch_);
-  check_heads("attention", shape, batch, cache, layer);
-  const std::int64_t columns = static_cast<std::int64_t>(shape.heads) * shape.head_dim;
-  check_shape("attention", "q", q, batch.rows(), columns);
-  check_shape("attention", "out", out, batch.rows(), columns);
-  NS_CHECK(scale > 0.0F && window >= 0, "kernels::attention: scale {}, window {}", scale, window);
+  check_attention(q, shape, batch.rows(), batch.highest_block(), cache, layer, scale, window, out);
   const int group = shape.heads / shape.kv_heads;
   NS_CHECK(group <= kMaxBlockRows, "kernels::attention: {} query heads per KV head, at most {}", group,
            kMaxBlockRows);
   const auto& items = batch.items(kMaxBlockRows / group);
   const std::int64_t tiles = static_cast<std::int64_t>(items.size()) * shape.kv_heads;
-  const double cost = batch.scores() * static_cast<double>(columns) * 4 * kNanosecondsPerFlop;
+  const double cost = batch.scores() * static_cast<double>(out.cols) * 4 * kNanosecondsPerFlop;
   for_each_tile("kernels::attention", threads_, tiles, cost, [&](int worker, std::int64_t tile) {
     const Item& item = items[tile / shape.kv_heads];
     const Slice& slice = batch.slice(item.slice);

@@ -21,4 +21,13 @@ void check_shape(const char* operation, const char* argument, const MatrixView<T
 void check_bounds(const char* operation, std::span<const std::int64_t> bounds, std::int64_t extent,
                   bool even);
 
+// What all backends ask of attention and its neighbours. rows, end_position, highest_block: of the batch.
+void check_rope(const MatrixView<const float>& qkv, const QkvLayout& layout, std::int64_t rows,
+                int end_position, std::int64_t first_row, const Rope& rope, const MatrixView<bf16>& out);
+void check_heads(const char* operation, const AttentionShape& shape, BlockId highest_block,
+                 const KvCache& cache, int layer);
+void check_attention(const MatrixView<const bf16>& q, const AttentionShape& shape, std::int64_t rows,
+                     BlockId highest_block, const KvCache& cache, int layer, float scale, int window,
+                     const MatrixView<bf16>& out);
+
 }  // namespace nightshift::kernels

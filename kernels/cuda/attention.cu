@@ -23,19 +23,6 @@ const CudaAttentionBatch& own(const char* operation, const AttentionBatch& batch
   return *ours;
 }
 
-void check_heads(const char* operation, const AttentionShape& shape, const CudaAttentionBatch& batch,
-                 const KvCache& cache, int layer) {
-  const KvShape& kv = cache.shape();
-  NS_CHECK(shape.kv_heads > 0 && shape.heads > 0 && shape.heads % shape.kv_heads == 0,
-           "kernels::{}: {} heads over {} KV heads", operation, shape.heads, shape.kv_heads);
-  NS_CHECK(shape.kv_heads == kv.kv_heads && shape.head_dim == kv.head_dim,
-           "kernels::{}: {} KV heads of {} dimensions, the cache holds {} of {}", operation, shape.kv_heads,
-           shape.head_dim, kv.kv_heads, kv.head_dim);
-  NS_CHECK(layer >= 0 && layer < kv.layers, "kernels::{}: layer {} of {}", operation, layer, kv.layers);
-  NS_CHECK(batch.highest_block() < kv.blocks, "kernels::{}: KV block {} of {}", operation,
-           batch.highest_block(), kv.blocks);
-}
-
 template <int D>
 void run_wide(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
   a.items = list.device_wide;
@@ -74,23 +61,9 @@ void CudaBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, con
                        std::int64_t first_row, const Rope& rope, const HeadNorm& norm, MatrixView<bf16> out) {
   const CudaAttentionBatch& batch = own("rope", batch_);
   const AttentionShape& s = layout.shape;
-  NS_CHECK(s.heads > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.head_dim % 2 == 0,
-           "kernels::rope: {} heads, {} KV heads of {} dimensions; head_dim must be even", s.heads,
-           s.kv_heads, s.head_dim);
-  NS_CHECK(layout.groups == 1 || (layout.groups > 0 && layout.group_stride >= layout.width()),
-           "kernels::rope: {} groups of {} columns, {} apart", layout.groups, layout.width(),
-           layout.group_stride);
-  check_shape("rope", "qkv", qkv, qkv.rows,
-              std::max(qkv.cols, (layout.groups - 1) * layout.group_stride + layout.width()));
-  check_shape("rope", "out", out, layout.groups * qkv.rows, layout.width());
-  NS_CHECK(first_row >= 0 && first_row + qkv.rows <= batch.rows(),
-           "kernels::rope: rows {}..{} of a batch of {}", first_row, first_row + qkv.rows, batch.rows());
-  check_shape("rope", "rope.sin", rope.sin, rope.cos.rows, rope.cos.cols);
-  NS_CHECK(
-      rope.cos.data == nullptr || (rope.cos.rows >= batch.end_position() && 2 * rope.cos.cols <= s.head_dim &&
-                                   rope.sin.stride == rope.cos.stride),
-      "kernels::rope: rope tables are {} x {}, need {} positions and at most {} columns", rope.cos.rows,
-      rope.cos.cols, batch.end_position(), s.head_dim / 2);
+  check_rope(qkv, layout, batch.rows(), batch.end_position(), first_row, rope, out);
+  NS_CHECK(rope.sin.stride == rope.cos.stride, "kernels::rope: rope tables of strides {} and {}",
+           rope.cos.stride, rope.sin.stride);
   const RopeArguments a{qkv.data,
                         qkv.stride,
                         layout.group_stride,
@@ -117,7 +90,7 @@ void CudaBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, con
 void CudaBackend::append(MatrixView<const bf16> kv, const AttentionShape& shape, const AttentionBatch& batch_,
                          KvCache& cache, int layer) {
   const CudaAttentionBatch& batch = own("append", batch_);
-  check_heads("append", shape, batch, cache, layer);
+  check_heads("append", shape, batch.highest_block(), cache, layer);
   check_shape("append", "kv", kv, batch.rows(),
               2 * static_cast<std::int64_t>(shape.kv_heads) * shape.head_dim);
   const AppendArguments a{kv.data,           kv.stride,          shape.kv_heads,         shape.head_dim,
@@ -131,11 +104,7 @@ void CudaBackend::attention(MatrixView<const bf16> q, const AttentionShape& shap
                             const AttentionBatch& batch_, const KvCache& cache, int layer, float scale,
                             int window, MatrixView<bf16> out) {
   const CudaAttentionBatch& batch = own("attention", batch_);
-  check_heads("attention", shape, batch, cache, layer);
-  const std::int64_t columns = static_cast<std::int64_t>(shape.heads) * shape.head_dim;
-  check_shape("attention", "q", q, batch.rows(), columns);
-  check_shape("attention", "out", out, batch.rows(), columns);
-  NS_CHECK(scale > 0.0F && window >= 0, "kernels::attention: scale {}, window {}", scale, window);
+  check_attention(q, shape, batch.rows(), batch.highest_block(), cache, layer, scale, window, out);
   NS_CHECK(q.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(q.data) % 16 == 0,
            "kernels::attention: rows of q must start at multiples of 16 bytes (stride {})", q.stride);
   const WorkList& list = batch.work(shape.heads / shape.kv_heads, window);
