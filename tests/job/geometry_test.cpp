@@ -109,6 +109,16 @@ TEST(Geometry, RefusesWhatThisVersionCannotRun) {
   Job cuda;
   cuda.run.device = "cuda";
   EXPECT_THROW(resolve_geometry(cuda, 0, machine_with(8, 1)), BadInput);
+  cuda.run.device = "auto";
+  cuda.run.kernels = "cuda_fast";
+  EXPECT_THROW(resolve_geometry(cuda, 0, machine_with(8, 1)), BadInput) << "a job that began on GPUs";
+  cuda.run.device = "cpu";
+  Machine with_gpus = machine_with(8, 1);
+  with_gpus.gpus = 4;
+  EXPECT_THROW(resolve_geometry(cuda, 0, with_gpus), BadInput) << "GPU kernels on a CPU";
+  cuda.run.device = "cuda";
+  cuda.run.kernels = "portable";
+  EXPECT_THROW(resolve_geometry(cuda, 0, with_gpus), BadInput) << "CPU kernels on a GPU";
   EXPECT_THROW(resolve_geometry(Job(), -1, machine_with(8, 1)), BadInput);
 }
 
@@ -166,6 +176,32 @@ TEST(Machine, ProbeFindsAtLeastWhatRunsThisTest) {
   EXPECT_GE(machine.sockets, 1);
   EXPECT_LE(machine.sockets, machine.cores);
   EXPECT_GT(machine.memory_bytes, 1u << 20);
+}
+
+TEST(Geometry, GpusCountOnlyWhereTheJobMayUseThem) {
+  Machine machine = machine_with(8, 2);
+  machine.gpus = 4;
+  Job job;
+  EXPECT_EQ(resolve_geometry(job, 0, machine).ranks, 4);
+  job.run.device = "cpu";
+  EXPECT_EQ(resolve_geometry(job, 0, machine).ranks, 2) << "one per socket";
+  job.run.device = "auto";
+  job.run.kernels = "avx512_bf16";
+  EXPECT_EQ(resolve_geometry(job, 0, machine).ranks, 2);
+  job.run.kernels = "cuda";
+  EXPECT_EQ(resolve_geometry(job, 0, machine).ranks, 4);
+}
+
+TEST(Numerics, AreStrictUnlessTheJobSaysFast) {
+  Job job;
+  EXPECT_TRUE(strict_numerics(job));
+  job.run.numerics = "fast";
+  EXPECT_FALSE(strict_numerics(job));
+  job.run.kernels = "cuda";  // of a job that has begun
+  EXPECT_TRUE(strict_numerics(job));
+  job.run.kernels = "cuda_fast";
+  job.run.numerics = "auto";
+  EXPECT_FALSE(strict_numerics(job));
 }
 
 }  // namespace

@@ -86,6 +86,35 @@ TEST(StepLimits, NamedMemoryIsPerRankAndMustHoldOneSequence) {
   EXPECT_NO_THROW(least_limits(job_of(512, 1000), model_config(), kOne));
 }
 
+TEST(GpuLimits, TheCacheTakesNearlyAllThatIsLeft) {
+  const Job job = job_of(4096, 4096);
+  const model::StepLimits least = least_limits(job, model_config(), kOne, true);
+  EXPECT_EQ(least.max_query_tokens, 4096);
+  const model::MemoryNeed need = model::gpu_bytes_needed(model_config(), least);
+  const model::StepLimits limits = gpu_step_limits(job, model_config(), kOne, {.ranks = 2, .free = 8 * kGiB});
+  const auto left =
+      static_cast<double>(static_cast<std::int64_t>(4 * kGiB) - need.weights - need.step_buffers);
+  EXPECT_EQ(limits.kv_blocks, static_cast<std::int64_t>(0.95 * left) / (64 << 10));
+  EXPECT_LE(model::gpu_bytes_needed(model_config(), limits).total(), static_cast<std::int64_t>(4 * kGiB));
+}
+
+TEST(GpuLimits, RanksOfATensorGroupHoldTheirPartOfTheWeights) {
+  const model::StepLimits limits = least_limits(job_of(4096, 100), model_config(), kFour, true);
+  const std::int64_t all = model::bytes_needed(model_config(), limits, kFour).weights;
+  const std::int64_t part = model::gpu_bytes_needed(model_config(), limits, kFour).weights;
+  EXPECT_GE(part, all / 2);
+  EXPECT_LE(part, all / 2 + all / 20);
+}
+
+TEST(GpuLimits, WhatDoesNotFitIsRefusedWithTheSums) {
+  const Job job = job_of(4096, 100);
+  const std::string message =
+      test::message_of([&] { gpu_step_limits(job, model_config(), kOne, {.ranks = 4, .free = kGiB}); });
+  EXPECT_NE(message.find("the GPU has 1.0 GiB free for 4 ranks; a rank needs at least"), std::string::npos)
+      << message;
+  EXPECT_NE(message.find("parallel.tensor"), std::string::npos) << message;
+}
+
 // 1 GiB of weights and, for every rank, 256 MiB of cache and buffers.
 constexpr model::MemoryNeed kNeed{.weights = kGiB, .kv_cache = 192 << 20, .step_buffers = 64 << 20};
 

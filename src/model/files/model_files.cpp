@@ -150,9 +150,13 @@ MemoryNeed gpu_bytes_needed(const ModelConfig& config, const StepLimits& limits,
   constexpr std::int64_t kExchanges = std::int64_t{512} << 20;  // NCCL's channels
   const ModelShape& s = config.shape;
   const std::int64_t rows = limits.max_query_tokens;
-  // Sums of reduction shards, or gates and ups before they meet, fp32: no two at once.
+  // No two at once, fp32: sums of reduction shards; gates and ups before they meet; attention of segments of
+  // long contexts, some for every sequence, in tiles of 16 rows.
+  const std::int64_t kv_heads = std::max(s.kv_heads, degrees.ranks()) / degrees.ranks();
   const std::int64_t scratch =
-      4 * rows * std::max<std::int64_t>(kReductionShards * s.hidden, 2LL * s.intermediate / degrees.tensor);
+      4 *
+      std::max<std::int64_t>({rows * kReductionShards * s.hidden, rows * 2 * s.intermediate / degrees.tensor,
+                              3LL * limits.max_sampled_rows * kv_heads * 16 * (s.head_dim + 2)});
   MemoryNeed need = bytes_needed(config, limits, degrees);
   need.weights = need.weights / degrees.tensor + 64LL * s.hidden * s.layers;  // norms stand on every rank
   need.step_buffers += scratch + kLibraries + (degrees.ranks() > 1 ? kExchanges : 0);
