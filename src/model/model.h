@@ -32,8 +32,7 @@ struct ModelOptions {
   // The replica that this rank computes in; null: a replica of one. Must outlive the model. Construction,
   // destruction, submit() and logits() are then collective over the replica, and loading over the world.
   const parallel::DeviceMesh* mesh = nullptr;
-  // A sign of life from long steps: called before every layer, and every few milliseconds of waiting for a
-  // GPU.
+  // A sign of life from long steps: called before every layer that is started, and at the end of a step.
   std::function<void()> on_layer = {};
 };
 
