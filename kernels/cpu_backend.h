@@ -17,6 +17,7 @@ class CpuBackend final : public Backend {
   Device device() const override { return Device::cpu; }
   int threads() const override { return threads_; }
   void synchronize() override {}
+  void reserve_scratch(std::size_t) override {}
   PeakRates measured_peak() override;
 
   Buffer allocate(std::size_t bytes, const char* label) override;

@@ -55,10 +55,11 @@ class GpuGroup {
   // the same.
   virtual void reduce_scatter(const float* send, float* own_block, std::span<const std::int64_t> bytes) = 0;
 
-  // Throws when an exchange has failed since, e.g. because a process has died; what waits in the backend's
-  // order for it is given up, so that the backend can be destroyed. Costs a look into memory.
+  // Throws when an exchange has failed since, e.g. because a process has died. Costs a look into memory.
   virtual void check() = 0;
-  // Gives up what runs and what waits. No call but check(), which throws, after that.
+  // Gives up what runs and what waits, so that the backend can be destroyed. Returns when nothing of this
+  // group runs any more, which may take the same call of all other groups of the backend, by other threads.
+  // No call but check(), which throws, after that.
   virtual void abort() = 0;
 };
 

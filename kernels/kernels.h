@@ -232,16 +232,16 @@ class AttentionBatch {
   virtual std::uint64_t replay_key() const { return 0; }
 };
 
-// What attention will be asked for, so that all of it can be made ready at once.
-struct AttentionLayers {
-  int group = 0;  // query heads a KV head
-  std::span<const int> windows;
-};
-
 struct AttentionShape {
   int heads = 0;  // query heads here; a multiple of kv_heads
   int kv_heads = 0;
   int head_dim = 0;
+};
+
+// What attention will be asked for, so that all of it can be made ready at once.
+struct AttentionLayers {
+  AttentionShape shape;
+  std::span<const int> windows;  // different ones
 };
 
 // Rotate-half rotary embedding (Su et al. 2021) from tables [positions, rotary_dim / 2]; dimensions from
@@ -305,6 +305,10 @@ class Backend {
   virtual Device device() const = 0;
   virtual int threads() const = 0;
   virtual void synchronize() = 0;
+  // Memory for what operations write and read again, taken at once: without it, or where it does not suffice,
+  // it grows when it is needed, which voids recordings (run_repeatedly), on every rank by itself. No-op on
+  // CPUs.
+  virtual void reserve_scratch(std::size_t bytes) = 0;
   virtual PeakRates measured_peak() = 0;  // takes about 0.2 s
 
   // --- memory ---

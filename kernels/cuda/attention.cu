@@ -23,12 +23,31 @@ const CudaAttentionBatch& own(const char* operation, const AttentionBatch& batch
   return *ours;
 }
 
-template <int D>
-void run_wide(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
+template <int D, int kWarps>
+void run_wide_by(AttentionArguments a, const WorkList& list, cudaStream_t stream) {
   a.items = list.device_wide;
-  launch("kernels::attention", attention_kernel<D, kPrefillWarps, true>,
-         dim3(static_cast<unsigned>(list.wide.size()), static_cast<unsigned>(a.kv_heads)),
-         kPrefillWarps * kWarp, attention_shared_bytes(D, kPrefillWarps, true), stream, a);
+  launch("kernels::attention", attention_kernel<D, kWarps, true>,
+         dim3(static_cast<unsigned>(list.wide.size()), static_cast<unsigned>(a.kv_heads)), kWarps * kWarp,
+         attention_shared_bytes(D, kWarps, true), stream, a);
+}
+
+// The most and the least warps of a wide block that any GPU here takes: large heads fill the shared memory.
+template <int D>
+struct WideWarps {
+  static constexpr int kMost = D <= 128 ? 4 : 2, kLeast = D <= 96 ? 4 : kMost / 2;
+};
+
+int wide_warps(int head_dim, std::size_t most_shared) {
+  const int most = head_dim <= 128 ? 4 : 2, least = head_dim <= 96 ? 4 : most / 2;
+  if (attention_shared_bytes(head_dim, most, true) <= most_shared) return most;
+  return attention_shared_bytes(head_dim, least, true) <= most_shared ? least : 0;
+}
+
+template <int D>
+void run_wide(const AttentionArguments& a, const WorkList& list, cudaStream_t stream) {
+  if (list.warps == WideWarps<D>::kMost) return run_wide_by<D, WideWarps<D>::kMost>(a, list, stream);
+  NS_CHECK(list.warps == WideWarps<D>::kLeast, "kernels::attention: blocks of {} warps", list.warps);
+  run_wide_by<D, WideWarps<D>::kLeast>(a, list, stream);
 }
 
 template <int D>
@@ -54,7 +73,21 @@ void run_attention(const AttentionArguments& a, const WorkList& list, cudaStream
 
 std::unique_ptr<AttentionBatch> CudaBackend::prepare(std::span<const SequenceSlice> slices,
                                                      const AttentionLayers& layers) {
-  return std::make_unique<CudaAttentionBatch>(slices, layers, *step_memory_);
+  const AttentionCut cut = layers.windows.empty() ? AttentionCut{} : cut_for(layers.shape);
+  return std::make_unique<CudaAttentionBatch>(slices, layers, cut, *step_memory_);
+}
+
+AttentionCut CudaBackend::cut_for(const AttentionShape& shape) const {
+  constexpr std::size_t kLeastRoom = std::size_t{256} << 20;
+  const std::size_t each =
+      partial_floats(shape.head_dim) * static_cast<std::size_t>(shape.kv_heads) * sizeof(float);
+  return {wide_warps(shape.head_dim, most_shared_),
+          static_cast<int>(std::max(scratch_->bytes(), kLeastRoom) / each)};
+}
+
+bool CudaBackend::takes_head_dim(int head_dim) const {
+  return std::find(kHeadDims.begin(), kHeadDims.end(), head_dim) != kHeadDims.end() &&
+         wide_warps(head_dim, most_shared_) > 0;
 }
 
 void CudaBackend::rope(MatrixView<const float> qkv, const QkvLayout& layout, const AttentionBatch& batch_,
@@ -107,7 +140,7 @@ void CudaBackend::attention(MatrixView<const bf16> q, const AttentionShape& shap
   check_attention(q, shape, batch.rows(), batch.highest_block(), cache, layer, scale, window, out);
   NS_CHECK(q.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(q.data) % 16 == 0,
            "kernels::attention: rows of q must start at multiples of 16 bytes (stride {})", q.stride);
-  const WorkList& list = batch.work(shape.heads / shape.kv_heads, window);
+  const WorkList& list = batch.work(shape.heads / shape.kv_heads, window, cut_for(shape));
   AttentionArguments a{};
   a.q = q.data;
   a.out = out.data;

@@ -49,6 +49,11 @@ struct AttentionArguments {
   float scale;  // times log2(e)
 };
 
+// Of one segment's rows: sums, maxima and totals.
+constexpr std::size_t partial_floats(int head_dim) {
+  return static_cast<std::size_t>(kWarpRows) * (static_cast<std::size_t>(head_dim) + 2);
+}
+
 constexpr std::size_t attention_shared_bytes(int head_dim, int warps, bool several_segments) {
   const std::size_t row = static_cast<std::size_t>(head_dim) + kRowPad;
   return 2 * row * (static_cast<std::size_t>(kWarpRows) * warps + std::size_t{2} * kStages * kTileTokens) +

@@ -25,6 +25,7 @@ struct GpuFacts;
 
 namespace nightshift::kernels::cuda {
 
+struct AttentionCut;
 struct Parts;
 class SideStream;
 
@@ -40,6 +41,7 @@ class CudaBackend final : public Backend {
   Device device() const override { return Device::cuda; }
   int threads() const override { return 1; }
   void synchronize() override;
+  void reserve_scratch(std::size_t bytes) override { scratch_->reserve(bytes); }
   PeakRates measured_peak() override;
 
   Buffer allocate(std::size_t bytes, const char* label) override;
@@ -102,12 +104,14 @@ class CudaBackend final : public Backend {
   cudaStream_t stream() const { return stream_; }
 
  private:
+  AttentionCut cut_for(const AttentionShape& shape) const;
   void fill_with_noise(const Buffer& buffer);
   Parts products_of_shards(MatrixView<const bf16> x, const PackedView& w,
                            std::span<const std::int64_t> bounds);
 
   int device_;
   bool strict_;
+  std::size_t most_shared_ = 0;  // bytes of shared memory that a block may have
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Products> products_;
   std::unique_ptr<Staging> staging_;

@@ -32,10 +32,11 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
 }  // namespace
 
 CudaAttentionBatch::CudaAttentionBatch(std::span<const SequenceSlice> slices, const AttentionLayers& layers,
-                                       StepMemory& memory)
+                                       const AttentionCut& cut, StepMemory& memory)
     : memory_(memory) {
   for (const SequenceSlice& s : slices) add(s);
-  for (const int window : layers.windows) lists_.push_back(make_work(layers.group, window));
+  for (const int window : layers.windows)
+    lists_.push_back(make_work(layers.shape.heads / layers.shape.kv_heads, window, cut));
   round_up();
   upload();
 }
@@ -63,16 +64,14 @@ void CudaAttentionBatch::add(const SequenceSlice& s) {
   end_position_ = std::max(end_position_, end);
 }
 
-WorkList CudaAttentionBatch::make_work(int group, int window) const {
+WorkList CudaAttentionBatch::make_work(int group, int window, const AttentionCut& cut) const {
   WorkList list;
   list.group = group;
   list.window = window;
+  list.warps = cut.warps;
   for (const Slice& s : slices_) {
-    if (s.tokens * group <= kWarpRows) {
-      add_narrow(list, s);
-    } else {
-      add_wide(list, s);
-    }
+    const bool few = s.tokens * group <= kWarpRows;
+    if (!few || !add_narrow(list, s, cut.most_partials)) add_wide(list, s);
   }
   // Dearest first, so that the last ones to be drawn are short.
   std::stable_sort(list.wide.begin(), list.wide.end(), [&](const AttentionItem& a, const AttentionItem& b) {
@@ -83,23 +82,27 @@ WorkList CudaAttentionBatch::make_work(int group, int window) const {
 
 void CudaAttentionBatch::add_wide(WorkList& list, const Slice& s) {
   const int all = s.tokens * list.group;
-  for (int first = 0; first < all; first += kPrefillWarps * kWarpRows) {
+  for (int first = 0; first < all; first += list.warps * kWarpRows) {
     list.wide.push_back({s.first_row, s.start, s.context(), s.first_block, first,
-                         std::min(kPrefillWarps * kWarpRows, all - first), -1, -1});
+                         std::min(list.warps * kWarpRows, all - first), -1, -1});
   }
 }
 
-// Few rows: a warp for each of their segments.
-void CudaAttentionBatch::add_narrow(WorkList& list, const Slice& s) {
+// Few rows: a warp for each of their segments. False where there is no room for the sums of so many: long
+// contexts that many sequences share. A block that takes all segments, one after the other, comes to the same
+// bits.
+bool CudaAttentionBatch::add_narrow(WorkList& list, const Slice& s, int most_partials) {
   const int window = list.window;
   const int first_key = window > 0 && s.start >= window ? s.start - window + 1 : 0;
   const int begin = first_key / kSegmentTokens, end = (s.context() - 1) / kSegmentTokens + 1;
+  if (end - begin > 1 && list.partials + end - begin > most_partials) return false;
   AttentionItem item{s.first_row, s.start, s.context(), s.first_block, 0, s.tokens * list.group, begin, -1};
   if (end - begin > 1) list.merges.push_back({item, list.partials, end - begin});
   for (item.segment = begin; item.segment < end; ++item.segment) {
     if (end - begin > 1) item.partial = list.partials++;
     list.narrow.push_back(item);
   }
+  return true;
 }
 
 // Decode steps of one width differ in their contexts alone. With the lists filled up by items without rows,
@@ -146,10 +149,10 @@ void CudaAttentionBatch::upload() const {
   }
 }
 
-const WorkList& CudaAttentionBatch::work(int group, int window) const {
+const WorkList& CudaAttentionBatch::work(int group, int window, const AttentionCut& cut) const {
   for (const WorkList& list : lists_)
     if (list.group == group && list.window == window) return list;
-  lists_.push_back(make_work(group, window));
+  lists_.push_back(make_work(group, window, cut));
   upload();
   return lists_.back();
 }

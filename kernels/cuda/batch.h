@@ -12,12 +12,16 @@
 
 namespace nightshift::kernels::cuda {
 
-inline constexpr int kPrefillWarps = 4;
+// How attention of one shape is cut into items. No result depends on it.
+struct AttentionCut {
+  int warps = 0;          // of a wide block: as many as its shared memory allows
+  int most_partials = 0;  // segments whose sums have room in scratch memory
+};
 
 // What attention over layers of one (query heads a KV head, window) works through.
 struct WorkList {
-  int group = 0, window = -1;
-  std::vector<AttentionItem> wide;    // blocks of kPrefillWarps warps, all segments; dearest first
+  int group = 0, window = -1, warps = 0;
+  std::vector<AttentionItem> wide;    // blocks of `warps` warps, all segments; dearest first
   std::vector<AttentionItem> narrow;  // one warp, one segment
   std::vector<MergeItem> merges;
   std::int32_t partials = 0;
@@ -31,7 +35,7 @@ class CudaAttentionBatch final : public AttentionBatch {
  public:
   // Copies to the device in the order of the stream: the batch before may still be in use.
   CudaAttentionBatch(std::span<const SequenceSlice> slices, const AttentionLayers& layers,
-                     StepMemory& memory);
+                     const AttentionCut& cut, StepMemory& memory);
 
   std::int64_t rows() const override { return static_cast<std::int64_t>(positions_.size()); }
   std::uint64_t replay_key() const override { return replay_key_; }
@@ -42,7 +46,7 @@ class CudaAttentionBatch final : public AttentionBatch {
   const BlockId* blocks() const { return device_blocks_; }             // of the slices, one after the other
 
   // Of layers that prepare() was told of; others' lists are made here.
-  const WorkList& work(int group, int window) const;
+  const WorkList& work(int group, int window, const AttentionCut& cut) const;
   // Throws Error when another batch has been prepared since: there is one at a time.
   void check_current(const char* operation) const;
 
@@ -52,9 +56,9 @@ class CudaAttentionBatch final : public AttentionBatch {
     std::int32_t context() const { return start + tokens; }
   };
   void add(const SequenceSlice& slice);
-  WorkList make_work(int group, int window) const;
+  WorkList make_work(int group, int window, const AttentionCut& cut) const;
   static void add_wide(WorkList& list, const Slice& s);
-  static void add_narrow(WorkList& list, const Slice& s);
+  static bool add_narrow(WorkList& list, const Slice& s, int most_partials);
   void round_up();
   void upload() const;
 

@@ -9,7 +9,7 @@
 namespace nightshift::kernels::cuda {
 namespace {
 
-constexpr std::size_t kMostGraphs = 256;  // some MiB each
+constexpr std::size_t kMostGraphs = 64;  // some MiB each
 
 bool wanted() {
   const char* setting = std::getenv("NIGHTSHIFT_CUDA_GRAPHS");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <mutex>
 #include <utility>
 
 #include "kernels/cuda/nccl.h"
@@ -186,17 +187,22 @@ void NcclGroup::check() {
   ncclResult_t state = ncclSuccess;
   done(nccl().async_error(comm_, &state), "ncclCommGetAsyncError");
   if (state == ncclSuccess || state == ncclInProgress) return;
-  const std::string reason = fmt::format("{}: {}", nccl().error_string(state), nccl().last_error(comm_));
-  abort();
-  throw Error(fmt::format("NCCL, {}: an exchange has failed: {}", place(), reason),
+  throw Error(fmt::format("NCCL, {}: an exchange has failed: {}: {}", place(), nccl().error_string(state),
+                          nccl().last_error(comm_)),
               "another rank has ended, or the way to its GPU is broken: see the other ranks' messages; "
               "NCCL_DEBUG=WARN in the environment says more");
 }
 
-// NCCL waits for the end of all graphs that its calls were recorded in.
+// NCCL waits for the end of all graphs that its calls were recorded in, which may hold those of other groups:
+// they are to be given up at the same time, by other threads.
 void NcclGroup::abort() {
+  static std::mutex one_forgets;
   if (comm_ == nullptr) return;
-  backend_.forget_recorded();
+  cudaSetDevice(backend_.gpu());
+  {
+    const std::lock_guard lock(one_forgets);
+    backend_.forget_recorded();
+  }
   nccl().abort(std::exchange(comm_, nullptr));
 }
 

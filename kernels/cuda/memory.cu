@@ -36,6 +36,13 @@ int device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+namespace {
+bool is_page_locked(const void* host) {
+  cudaPointerAttributes kind{};
+  return cudaPointerGetAttributes(&kind, host) == cudaSuccess && kind.type == cudaMemoryTypeHost;
+}
+}  // namespace
+
 void describe(int device, GpuFacts& facts) {
   std::array<char, 32> bus{};
   std::size_t total = 0, free = 0;
@@ -47,6 +54,10 @@ void describe(int device, GpuFacts& facts) {
 
 CudaBackend::CudaBackend(int device, bool strict) : device_(device), strict_(strict) {
   check(cudaSetDevice(device), fmt::format("GPU {}", device));
+  int shared = 0;
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "GPU's shared memory");
+  most_shared_ = static_cast<std::size_t>(shared);
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   for (cudaEvent_t& event : events_) check(cudaEventCreate(&event), "event");
   products_ = std::make_unique<Products>(stream_, strict);
@@ -87,17 +98,14 @@ Buffer CudaBackend::allocate(std::size_t bytes, const char* label) {
   Buffer buffer = device_memory(bytes, label);
 #ifndef NDEBUG
   // NaN as float and as bf16: reading what nobody wrote shows up
-  check(cudaMemset(buffer.data(), 0xff, bytes), label);
+  check(cudaMemsetAsync(buffer.data(), 0xff, bytes, stream_), label);
 #endif
   return buffer;
 }
 
 void CudaBackend::copy_to_device(void* device, const void* host, std::size_t bytes) {
   constexpr std::size_t kWorthAsking = 64 << 10;
-  cudaPointerAttributes kind{};
-  if (bytes < kWorthAsking || cudaPointerGetAttributes(&kind, host) != cudaSuccess ||
-      kind.type != cudaMemoryTypeHost)
-    return staging_->copy(device, host, bytes);
+  if (bytes < kWorthAsking || !is_page_locked(host)) return staging_->copy(device, host, bytes);
   check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copy to the GPU");
 }
 
@@ -139,10 +147,6 @@ double CudaBackend::seconds_between(Mark begin, Mark end) {
 
 void CudaBackend::run_repeatedly(std::uint64_t key, const std::function<void()>& work) {
   graphs_->run(key, scratch_->growths() + step_memory_->growths(), work);
-}
-
-bool CudaBackend::takes_head_dim(int head_dim) const {
-  return std::find(kHeadDims.begin(), kHeadDims.end(), head_dim) != kHeadDims.end();
 }
 
 std::size_t CudaBackend::kv_block_bytes(const KvShape& s) const {
@@ -193,6 +197,11 @@ void CudaBackend::pack_rows(PackedMatrix& w, std::int64_t first_row, MatrixView<
            "kernels::pack_rows: rows {}..{} of a matrix with {}", first_row, first_row + rows.rows, w.n());
   if (rows.rows == 0) return;
   const std::size_t width = static_cast<std::size_t>(w.k()) * sizeof(bf16);
+  if (!is_page_locked(rows.data)) {
+    for (std::int64_t r = 0; r < rows.rows; ++r)
+      staging_->copy(w.data() + (first_row + r) * w.k(), rows.row(r), width);
+    return;
+  }
   check(cudaMemcpy2DAsync(w.data() + first_row * w.k(), width, rows.data,
                           static_cast<std::size_t>(rows.stride) * sizeof(bf16), width,
                           static_cast<std::size_t>(rows.rows), cudaMemcpyHostToDevice, stream_),

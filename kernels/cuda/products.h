@@ -8,7 +8,8 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <memory>
+#include <span>
+#include <vector>
 
 #include "kernels/kernels.h"
 
@@ -28,8 +29,10 @@ struct ProductBatch {
 // Chooses an algorithm once for each shape and keeps to it: no split of K (cuBLAS 12 and 13 can lose its
 // tail, and the order of addition would depend on M), 32 MiB of workspace (what Hopper's kernels ask for).
 //
-// strict: one algorithm for a weight whatever the number of rows, so that tiles and the walk over K, and with
-// them a row's bits, do not depend on its company. Otherwise the best one for each power of two of rows.
+// strict: one algorithm for a depth K, whatever the rows, the width and the number of matrices, so that the
+// walk over K, and with it a row's bits, depends neither on its company nor on how ranks share a weight.
+// (Shapes that it is not legal for take the next one of the same list; alignment is part of the depth.)
+// Otherwise the best one for each shape and power of two of rows.
 class Products {
  public:
   Products(cudaStream_t stream, bool strict);
@@ -40,16 +43,21 @@ class Products {
   void run(const ProductBatch& batch);
 
  private:
-  using Key = std::array<std::int64_t, 7>;
-  struct Plan;
-  const Plan& plan_for(const ProductBatch& batch);
-  std::unique_ptr<Plan> choose(const ProductBatch& batch, std::int64_t rows);
+  using Key = std::array<std::int64_t, 8>;
+  const cublasLtMatmulAlgo_t& algorithm_for(const ProductBatch& batch);
+  std::vector<cublasLtMatmulAlgo_t> candidates(const ProductBatch& batch, std::int64_t rows,
+                                               std::int64_t alignment);
+  bool takes(const cublasLtMatmulAlgo_t& algorithm, const ProductBatch& batch, std::int64_t rows);
+  cublasLtMatmulAlgo_t first_legal(std::span<const cublasLtMatmulAlgo_t> algorithms,
+                                   const ProductBatch& batch, std::span<const std::int64_t> rows);
 
   cudaStream_t stream_;
   bool strict_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
+  std::map<Key, cublasLtMatmulAlgo_t> chosen_;
+  std::map<std::array<std::int64_t, 2>, std::vector<cublasLtMatmulAlgo_t>>
+      strict_candidates_;  // by K, alignment
 };
 
 }  // namespace nightshift::kernels::cuda

@@ -3,6 +3,7 @@
 // (graphs.h) that know the old place are void from then on.
 #pragma once
 
+#include <algorithm>
 #include <span>
 
 #include "kernels/cuda/staging.h"
@@ -14,6 +15,7 @@ class GrowingMemory {
   GrowingMemory(cudaStream_t stream, const char* label) : stream_(stream), label_(label) {}
 
   void* reserve(std::size_t bytes);
+  std::size_t bytes() const { return buffer_.bytes(); }
   int growths() const { return growths_; }
 
  private:
@@ -29,6 +31,10 @@ class StepMemory {
   StepMemory(cudaStream_t stream, Staging& staging) : memory_(stream, "kernels::batch"), staging_(staging) {}
 
   const std::byte* write(std::span<const std::byte> bytes) {
+    // Block lists grow with every step: room for twice as much, or every other step would wait for new
+    // memory.
+    constexpr std::size_t kLeast = std::size_t{1} << 20;
+    if (bytes.size() > memory_.bytes()) memory_.reserve(std::max(2 * bytes.size(), kLeast));
     auto* const device = static_cast<std::byte*>(memory_.reserve(bytes.size()));
     staging_.copy(device, bytes.data(), bytes.size());
     ++writes_;

@@ -43,6 +43,7 @@ Staging::Section& Staging::with_room(std::size_t bytes) {
 }
 
 void Staging::copy(void* device, const void* host, std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
   for (std::size_t at = 0; at < bytes;) {
     const std::size_t piece = std::min(bytes - at, kSectionBytes);
     Section& section = with_room(piece);

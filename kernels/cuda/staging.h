@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstddef>
+#include <mutex>
 
 #include "kernels/kernels.h"
 
@@ -24,7 +25,7 @@ class Staging {
   Staging& operator=(const Staging&) = delete;
 
   // Copies `bytes` of ordinary memory to the device, in the order of the stream; `host` may be reused on
-  // return.
+  // return. Safe from several threads: weights are packed by several.
   void copy(void* device, const void* host, std::size_t bytes);
 
  private:
@@ -38,6 +39,7 @@ class Staging {
   Section& with_room(std::size_t bytes);  // bytes <= kSectionBytes
 
   cudaStream_t stream_;
+  std::mutex mutex_;
   std::array<Section, kSections> sections_;
   std::size_t current_ = 0;
 };

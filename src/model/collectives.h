@@ -46,7 +46,7 @@ class Collectives {
                               std::span<const std::int64_t> bytes) = 0;
 
   // Throws Error naming the group when an exchange that was begun has failed, e.g. because a rank has died:
-  // for whoever waits for a step. What waited for it on the device has been given up then.
+  // for whoever waits for a step, and then aborts all groups (LayoutGroups does both).
   virtual void check() {}
   virtual void abort() {}  // gives up what was begun; after it only destruction
 

@@ -67,6 +67,8 @@ ForwardPass::ForwardPass(const ModelConfig& config, const PackedWeights& weights
       padding_block_{static_cast<BlockId>(limits.kv_blocks)} {
   std::sort(windows_.begin(), windows_.end());
   windows_.erase(std::unique(windows_.begin(), windows_.end()), windows_.end());
+  const auto degrees = mesh == nullptr ? parallel::Degrees{} : mesh->degrees();
+  backend.reserve_scratch(static_cast<std::size_t>(gpu_scratch_bytes(config.shape, limits, degrees)));
   make_rope_tables();
 }
 
@@ -93,14 +95,14 @@ kernels::MatrixView<float> ForwardPass::run(StepBatch& batch, Layout layout, con
   const bool repeats =
       backend_.device() != kernels::Device::cpu && batch.decodes_only() && groups_.capturable();
   if (repeats) pad_decodes(batch, limits_, padding_block_);
-  const auto attention =
-      at(Op::other).prepare(batch.slices, {.group = heads_.heads / heads_.kv_heads, .windows = windows_});
+  const auto attention = at(Op::other).prepare(batch.slices, {.shape = heads_, .windows = windows_});
   const parallel::Range slice = slice_of(attention->rows(), shard.sequence, shard.s);
   const Step step{shard, *attention, slice, rows_of(buffers_.residual, slice.size()),
                   rows_of(buffers_.normed, slice.size())};
   const auto logits = rows_of(buffers_.logits, static_cast<std::int64_t>(batch.sampled_rows.size()));
   upload(batch, step, before);
-  const std::uint64_t key = repeats ? 2 * attention->replay_key() + static_cast<std::uint64_t>(layout) : 0;
+  const std::uint64_t replay = repeats ? attention->replay_key() : 0;
+  const std::uint64_t key = replay == 0 ? 0 : 2 * replay + static_cast<std::uint64_t>(layout);
   groups_.run_repeatedly(key, backend_, [&] {
     embed(step);
     layers(step);

@@ -78,19 +78,26 @@ void LayoutGroups::wait(kernels::Backend& backend) {
 }
 
 void LayoutGroups::check(std::chrono::nanoseconds waited) {
-  for (const auto& group : groups_) group->check();
-  if (groups_.empty() || !capturable() || waited < kPatience) return;
-  abort();
-  throw Error(
-      fmt::format("rank {} of {} of a replica, on {}: a step with exchanges over NCCL has not ended "
-                  "within {} s",
-                  counts_->rank(), counts_->size(), parallel::Communicator::host_name(), kPatience.count()),
-      "see the other ranks' messages and the GPUs' logs (dmesg, nvidia-smi); parallel.transport = "
-      "\"mpi\" goes without NCCL");
+  try {
+    for (const auto& group : groups_) group->check();
+    if (groups_.empty() || !capturable() || waited < kPatience) return;
+    throw Error(
+        fmt::format("rank {} of {} of a replica, on {}: a step with exchanges over NCCL has not ended "
+                    "within {} s",
+                    counts_->rank(), counts_->size(), parallel::Communicator::host_name(), kPatience.count()),
+        "see the other ranks' messages and the GPUs' logs (dmesg, nvidia-smi); parallel.transport = "
+        "\"mpi\" goes without NCCL");
+  } catch (...) {
+    abort();
+    throw;
+  }
 }
 
+// All at once: one group may wait for what another one holds.
 void LayoutGroups::abort() {
-  for (const auto& group : groups_) group->abort();
+  std::vector<std::thread> threads;
+  for (const auto& group : groups_) threads.emplace_back([&group] { group->abort(); });
+  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace nightshift::model

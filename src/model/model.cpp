@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <deque>
+#include <exception>
 #include <optional>
 #include <thread>
 
@@ -95,6 +96,11 @@ struct Model::Impl {
                                options.limits.max_sampled_rows, kStepsInFlight, *backend);
   }
 
+  // Where an error unwinds this rank, its GPU may wait for one that will not come: memory could not be freed.
+  ~Impl() {
+    if (std::uncaught_exceptions() > exceptions) forward.groups().abort();
+  }
+
   bool on_gpu() const { return backend->device() != kernels::Device::cpu; }
   void submit(const BatchPlan& plan, parallel::Layout layout);
   StepResult collect();
@@ -102,6 +108,7 @@ struct Model::Impl {
   void sample_there(kernels::MatrixView<float> logits);
   void wait_for(kernels::Mark mark);
 
+  const int exceptions = std::uncaught_exceptions();
   const ModelConfig config;
   const ModelOptions options;
   std::unique_ptr<kernels::Backend> backend;

@@ -144,22 +144,29 @@ MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits,
           .step_buffers = step_bytes(config.shape, limits, degrees)};
 }
 
+// No two at once, fp32: sums of reduction shards; gates and ups before they meet; attention of segments of
+// long contexts, some for every sequence, in tiles of 16 rows.
+std::int64_t gpu_scratch_bytes(const ModelShape& s, const StepLimits& limits,
+                               const parallel::Degrees& degrees) {
+  const std::int64_t rows = limits.max_query_tokens;
+  const std::int64_t kv_heads = std::max(s.kv_heads, degrees.ranks()) / degrees.ranks();
+  return 4 * std::max<std::int64_t>({rows * kReductionShards * s.hidden,
+                                     rows * 2 * up_to_panels(widest_mlp_part(s, degrees.tensor)),
+                                     3LL * limits.max_sampled_rows * kv_heads * 16 * (s.head_dim + 2)});
+}
+
 MemoryNeed gpu_bytes_needed(const ModelConfig& config, const StepLimits& limits,
                             const parallel::Degrees& degrees) {
   constexpr std::int64_t kLibraries = std::int64_t{768} << 20;  // cuBLASLt, graphs, staging
   constexpr std::int64_t kExchanges = std::int64_t{512} << 20;  // NCCL's channels
   const ModelShape& s = config.shape;
-  const std::int64_t rows = limits.max_query_tokens;
-  // No two at once, fp32: sums of reduction shards; gates and ups before they meet; attention of segments of
-  // long contexts, some for every sequence, in tiles of 16 rows.
-  const std::int64_t kv_heads = std::max(s.kv_heads, degrees.ranks()) / degrees.ranks();
-  const std::int64_t scratch =
-      4 *
-      std::max<std::int64_t>({rows * kReductionShards * s.hidden, rows * 2 * s.intermediate / degrees.tensor,
-                              3LL * limits.max_sampled_rows * kv_heads * 16 * (s.head_dim + 2)});
+  const bool several = degrees.ranks() > 1;
   MemoryNeed need = bytes_needed(config, limits, degrees);
   need.weights = need.weights / degrees.tensor + 64LL * s.hidden * s.layers;  // norms stand on every rank
-  need.step_buffers += scratch + kLibraries + (degrees.ranks() > 1 ? kExchanges : 0);
+  need.kv_cache += kv_block_bytes(s, degrees);                                // for rows that fill up a step
+  need.step_buffers += gpu_scratch_bytes(s, limits, degrees) + kLibraries;
+  if (several)
+    need.step_buffers += kExchanges + 4LL * limits.max_sampled_rows * s.vocab;  // whole rows of logits
   return need;
 }
 

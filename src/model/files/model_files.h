@@ -43,6 +43,9 @@ MemoryNeed bytes_needed(const ModelConfig& config, const StepLimits& limits,
 // and in step_buffers also what kernels and libraries need for themselves.
 MemoryNeed gpu_bytes_needed(const ModelConfig& config, const StepLimits& limits,
                             const parallel::Degrees& degrees = {});
+// What kernels on a GPU write and read again within one operation, at most; the same on all ranks.
+std::int64_t gpu_scratch_bytes(const ModelShape& shape, const StepLimits& limits,
+                               const parallel::Degrees& degrees = {});
 // K and V of kKvBlockTokens tokens, all layers, of the heads that one rank holds.
 std::int64_t kv_block_bytes(const ModelShape& shape, const parallel::Degrees& degrees = {});
 

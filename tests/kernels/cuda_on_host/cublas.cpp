@@ -54,18 +54,21 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t preference) {
-  *preference = {~std::uint32_t{0}, 0};
+  *preference = {~std::uint32_t{0}, 256, 0};
   return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
                                                     cublasLtMatmulPreferenceAttributes_t what,
                                                     const void* value, std::size_t bytes) {
-  const bool workspace = what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-  if (bytes != (workspace ? sizeof preference->workspace : sizeof preference->reductions))
-    return CUBLAS_STATUS_INVALID_VALUE;
-  std::memcpy(workspace ? static_cast<void*>(&preference->workspace) : &preference->reductions, value, bytes);
-  return CUBLAS_STATUS_SUCCESS;
+  const auto set = [&](auto& field) {
+    if (bytes != sizeof field) return CUBLAS_STATUS_INVALID_VALUE;
+    std::memcpy(&field, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+  };
+  if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) return set(preference->workspace);
+  if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) return set(preference->reductions);
+  return set(preference->alignment);  // callers here give all four the same
 }
 
 namespace {
@@ -91,12 +94,31 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   *found = 0;
   if (!fits(*description, *a, *b, *d) || wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
   if (preference->reductions != CUBLASLT_REDUCTION_SCHEME_NONE) return CUBLAS_STATUS_NOT_SUPPORTED;
-  results[0] = {{a->rows}, 0};
+  results[0] = {{a->rows, preference->alignment}, 0};
   *found = 1;
   return CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t description,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algorithm,
+                                       cublasLtMatmulHeuristicResult_t* result) {
+  if (!fits(*description, *a, *b, *d) || algorithm->chosen_for != a->rows) return CUBLAS_STATUS_INVALID_VALUE;
+  *result = {*algorithm, 0};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
 namespace {
+
+// What the algorithm was told of pointers and strides.
+bool aligned(const void* data, const cublasLtMatrixLayoutOpaque_t& m, std::uint32_t alignment) {
+  const std::int64_t element = m.type == CUDA_R_32F ? 4 : 2;
+  const std::int64_t step = m.count > 1 ? m.step : 0;
+  const auto bits = reinterpret_cast<std::uintptr_t>(data) | static_cast<std::uintptr_t>(element * m.stride) |
+                    static_cast<std::uintptr_t>(element * step);
+  return bits % alignment == 0;
+}
 
 // Sixteen rows of A at once, each with one chain of additions in the order of K: products of two bf16 are
 // exact in fp32, so it does not matter whether they are fused.
@@ -134,6 +156,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (handle == nullptr || workspace == nullptr || !fits(*description, *a, *b, *d) ||
       algorithm->chosen_for != a->rows)
     return CUBLAS_STATUS_INVALID_VALUE;
+  const std::uint32_t alignment = algorithm->alignment;
+  if (!aligned(a_data, *a, alignment) || !aligned(b_data, *b, alignment) || !aligned(d_data, *d, alignment))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   using namespace nightshift;
   const float old = *static_cast<const float*>(beta);
   if (*static_cast<const float*>(alpha) != 1.0F || (old != 0.0F && old != 1.0F) || c_data != d_data)

@@ -237,9 +237,18 @@ bool order_from_environment() {
 
 }  // namespace
 
+std::size_t most_shared() {
+  constexpr std::size_t kHopper = 232448;
+  const char* setting = std::getenv("NIGHTSHIFT_SIMULATED_SHARED");
+  return setting == nullptr ? kHopper : std::strtoull(setting, nullptr, 10);
+}
+
 void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
   static const bool ordered = order_from_environment();
   static_cast<void>(ordered);
+  if (shared_bytes > most_shared())
+    throw std::runtime_error(
+        fmt::format("a block with {} bytes of shared memory, at most {}", shared_bytes, most_shared()));
   grid_size = grid;
   block_size = size;
   std::vector<unsigned> blocks(std::size_t{grid.x} * grid.y * grid.z);

@@ -46,6 +46,8 @@ struct Stream {
 Stream* the_stream();
 
 unsigned char* dynamic_shared();
+// Bytes that a block may have: Hopper's, or NIGHTSHIFT_SIMULATED_SHARED.
+std::size_t most_shared();
 void meet_block();
 
 // All lanes of the warp put in `bytes` (at most 32) and get everybody's: 32 slots of 32 bytes, valid until

@@ -55,6 +55,7 @@ TEST_F(Failures, ThatComeLaterAreSeenWhileWaiting) {
   EXPECT_TRUE(says(message, place()));
   EXPECT_TRUE(says(message, "an exchange has failed: remote process exited"));
   EXPECT_TRUE(says(message, "made to fail"));  // NCCL's last error
+  group_->abort();
   EXPECT_EQ(take_record().back(), "ncclCommAbort");
   EXPECT_TRUE(says(error_of([&] { group_->check(); }), "given up"));
   EXPECT_TRUE(says(error_of([&] { reduce(4); }), "given up"));
