@@ -125,8 +125,8 @@ Products::~Products() {
   cublasLtDestroy(handle_);
 }
 
-std::vector<cublasLtMatmulAlgo_t> Products::candidates(const ProductBatch& batch, std::int64_t rows,
-                                                       std::int64_t alignment) {
+std::vector<Products::Algorithm> Products::candidates(const ProductBatch& batch, std::int64_t rows,
+                                                      std::int64_t alignment) {
   constexpr int kMost = 16;
   Description description;
   Preference preference(alignment);
@@ -137,25 +137,25 @@ std::vector<cublasLtMatmulAlgo_t> Products::candidates(const ProductBatch& batch
       handle_, description.get(), layouts.a.get(), layouts.b.get(), layouts.d.get(), layouts.d.get(),
       &preference.opaque, kMost, results.data(), &found);
   if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "choice of an algorithm");
-  std::vector<cublasLtMatmulAlgo_t> algorithms;
-  for (int i = 0; i < found; ++i) algorithms.push_back(results[static_cast<std::size_t>(i)].algo);
+  std::vector<Algorithm> algorithms;
+  for (int i = 0; i < found; ++i) algorithms.push_back({results[static_cast<std::size_t>(i)].algo});
   return algorithms;
 }
 
 // Whether the algorithm may be used for this many rows of x.
-bool Products::takes(const cublasLtMatmulAlgo_t& algorithm, const ProductBatch& batch, std::int64_t rows) {
+bool Products::takes(const Algorithm& algorithm, const ProductBatch& batch, std::int64_t rows) {
   Description description;
   Layouts layouts(batch, rows);
   cublasLtMatmulHeuristicResult_t result{};
   return cublasLtMatmulAlgoCheck(handle_, description.get(), layouts.a.get(), layouts.b.get(),
-                                 layouts.d.get(), layouts.d.get(), &algorithm,
+                                 layouts.d.get(), layouts.d.get(), &algorithm.chosen,
                                  &result) == CUBLAS_STATUS_SUCCESS &&
          result.workspaceSize <= kWorkspaceBytes;
 }
 
-cublasLtMatmulAlgo_t Products::first_legal(std::span<const cublasLtMatmulAlgo_t> algorithms,
-                                           const ProductBatch& batch, std::span<const std::int64_t> rows) {
-  for (const cublasLtMatmulAlgo_t& algorithm : algorithms)
+Products::Algorithm Products::first_legal(std::span<const Algorithm> algorithms, const ProductBatch& batch,
+                                          std::span<const std::int64_t> rows) {
+  for (const Algorithm& algorithm : algorithms)
     if (std::all_of(rows.begin(), rows.end(), [&](std::int64_t m) { return takes(algorithm, batch, m); }))
       return algorithm;
   throw Error(fmt::format("cuBLASLt has no algorithm for products of {} x {} that needs no split of K",
@@ -163,7 +163,7 @@ cublasLtMatmulAlgo_t Products::first_legal(std::span<const cublasLtMatmulAlgo_t>
               "run.device = \"cpu\" runs without it");
 }
 
-const cublasLtMatmulAlgo_t& Products::algorithm_for(const ProductBatch& batch) {
+const Products::Algorithm& Products::algorithm_for(const ProductBatch& batch) {
   const auto wide = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(batch.x.rows)));
   const std::int64_t alignment = alignment_of(batch);
   const Key key{strict_ ? 0 : wide, batch.y.cols, batch.x.cols,   batch.x.stride,
@@ -181,13 +181,13 @@ const cublasLtMatmulAlgo_t& Products::algorithm_for(const ProductBatch& batch) {
 
 void Products::run(const ProductBatch& batch) {
   if (batch.x.rows == 0 || batch.y.cols == 0 || batch.count == 0) return;
-  const cublasLtMatmulAlgo_t& algorithm = algorithm_for(batch);
+  const Algorithm& algorithm = algorithm_for(batch);
   Description description;
   Layouts layouts(batch, batch.x.rows);
   const float one = 1.0F, old = batch.accumulate ? 1.0F : 0.0F;
   check(cublasLtMatmul(handle_, description.get(), &one, batch.w, layouts.a.get(), batch.x.data,
                        layouts.b.get(), &old, batch.y.data, layouts.d.get(), batch.y.data, layouts.d.get(),
-                       &algorithm, workspace_, kWorkspaceBytes, stream_),
+                       &algorithm.chosen, workspace_, kWorkspaceBytes, stream_),
         "product");
 }
 

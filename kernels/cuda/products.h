@@ -35,6 +35,9 @@ struct ProductBatch {
 // Otherwise the best one for each shape and power of two of rows.
 class Products {
  public:
+  struct Algorithm {  // nvcc 13.0 cannot keep cuBLASLt's own, which has no name, in a vector
+    cublasLtMatmulAlgo_t chosen{};
+  };
   Products(cudaStream_t stream, bool strict);
   ~Products();
   Products(const Products&) = delete;
@@ -44,20 +47,18 @@ class Products {
 
  private:
   using Key = std::array<std::int64_t, 8>;
-  const cublasLtMatmulAlgo_t& algorithm_for(const ProductBatch& batch);
-  std::vector<cublasLtMatmulAlgo_t> candidates(const ProductBatch& batch, std::int64_t rows,
-                                               std::int64_t alignment);
-  bool takes(const cublasLtMatmulAlgo_t& algorithm, const ProductBatch& batch, std::int64_t rows);
-  cublasLtMatmulAlgo_t first_legal(std::span<const cublasLtMatmulAlgo_t> algorithms,
-                                   const ProductBatch& batch, std::span<const std::int64_t> rows);
+  const Algorithm& algorithm_for(const ProductBatch& batch);
+  std::vector<Algorithm> candidates(const ProductBatch& batch, std::int64_t rows, std::int64_t alignment);
+  bool takes(const Algorithm& algorithm, const ProductBatch& batch, std::int64_t rows);
+  Algorithm first_legal(std::span<const Algorithm> algorithms, const ProductBatch& batch,
+                        std::span<const std::int64_t> rows);
 
   cudaStream_t stream_;
   bool strict_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<Key, cublasLtMatmulAlgo_t> chosen_;
-  std::map<std::array<std::int64_t, 2>, std::vector<cublasLtMatmulAlgo_t>>
-      strict_candidates_;  // by K, alignment
+  std::map<Key, Algorithm> chosen_;
+  std::map<std::array<std::int64_t, 2>, std::vector<Algorithm>> strict_candidates_;  // by K, alignment
 };
 
 }  // namespace nightshift::kernels::cuda

@@ -186,7 +186,8 @@ def kill_and_damage(job, seed):
         child.wait()
         job.await_death()
         with open(max(job.journals(), key=lambda path: path.stat().st_size), "r+b") as file:
-            at = rng.randrange(64, file.seek(0, os.SEEK_END))
+            end = file.seek(0, os.SEEK_END)
+            at = rng.randrange(64 if geometry == SP2 else end // 2, end)  # anywhere; then so that something is left to be taken up
             file.seek(at)
             byte = file.read(1)[0]
             file.seek(at)
