@@ -42,7 +42,7 @@ export TSAN_OPTIONS="suppressions=$root/tests/tsan.supp${TSAN_OPTIONS:+:$TSAN_OP
 rm -f "$build_dir/tests.xml"
 status=0
 ctest --test-dir "$build_dir" --output-on-failure --no-tests=error --timeout 900 --output-junit "$build_dir/tests.xml" \
-  ${labels[@]+"${labels[@]}"} "$@" || status=$?
+  -j 2 ${labels[@]+"${labels[@]}"} "$@" || status=$?   # what wants the machine for itself says so (RUN_SERIAL, PROCESSORS)
 
 if [[ ! -s $build_dir/tests.xml ]]; then
   echo "ctest left no results (exit status $status)"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 
 #include "kernels/cuda/backend.h"
 #include "kernels/cuda/runtime.h"
@@ -152,10 +153,14 @@ void CudaBackend::run_repeatedly(std::uint64_t key, const std::function<void()>&
 std::size_t CudaBackend::kv_block_bytes(const KvShape& s) const {
   NS_CHECK(s.layers > 0 && s.kv_heads > 0 && s.blocks >= 0,
            "kernels::make_kv_cache: {} layers, {} KV heads, {} blocks", s.layers, s.kv_heads, s.blocks);
-  if (!takes_head_dim(s.head_dim))
-    throw BadInput(fmt::format("attention heads of {} dimensions: on GPUs they may have {}", s.head_dim,
-                               fmt::join(kHeadDims, ", ")),
+  if (!takes_head_dim(s.head_dim)) {
+    std::vector<int> taken;
+    std::copy_if(kHeadDims.begin(), kHeadDims.end(), std::back_inserter(taken),
+                 [&](int head_dim) { return takes_head_dim(head_dim); });
+    throw BadInput(fmt::format("attention heads of {} dimensions: on this GPU they may have {}", s.head_dim,
+                               fmt::join(taken, ", ")),
                    "run.device = \"cpu\" takes any even number");
+  }
   return static_cast<std::size_t>(head_elements(s.head_dim)) * s.layers * s.kv_heads * sizeof(bf16);
 }
 
