@@ -32,22 +32,24 @@ void run_wide_by(AttentionArguments a, const WorkList& list, cudaStream_t stream
 }
 
 // The most and the least warps of a wide block that any GPU here takes: large heads fill the shared memory.
-template <int D>
-struct WideWarps {
-  static constexpr int kMost = D <= 128 ? 4 : 2, kLeast = D <= 96 ? 4 : kMost / 2;
-};
+constexpr int most_wide_warps(int head_dim) {
+  return head_dim <= 128 ? 4 : 2;
+}
+constexpr int least_wide_warps(int head_dim) {
+  return head_dim <= 96 ? 4 : most_wide_warps(head_dim) / 2;
+}
 
 int wide_warps(int head_dim, std::size_t most_shared) {
-  const int most = head_dim <= 128 ? 4 : 2, least = head_dim <= 96 ? 4 : most / 2;
-  if (attention_shared_bytes(head_dim, most, true) <= most_shared) return most;
-  return attention_shared_bytes(head_dim, least, true) <= most_shared ? least : 0;
+  for (const int warps : {most_wide_warps(head_dim), least_wide_warps(head_dim)})
+    if (attention_shared_bytes(head_dim, warps, true) <= most_shared) return warps;
+  return 0;
 }
 
 template <int D>
 void run_wide(const AttentionArguments& a, const WorkList& list, cudaStream_t stream) {
-  if (list.warps == WideWarps<D>::kMost) return run_wide_by<D, WideWarps<D>::kMost>(a, list, stream);
-  NS_CHECK(list.warps == WideWarps<D>::kLeast, "kernels::attention: blocks of {} warps", list.warps);
-  run_wide_by<D, WideWarps<D>::kLeast>(a, list, stream);
+  if (list.warps == most_wide_warps(D)) return run_wide_by<D, most_wide_warps(D)>(a, list, stream);
+  NS_CHECK(list.warps == least_wide_warps(D), "kernels::attention: blocks of {} warps", list.warps);
+  run_wide_by<D, least_wide_warps(D)>(a, list, stream);
 }
 
 template <int D>

@@ -23,7 +23,6 @@ class Graphs {
   // algorithms are chosen), recorded the second time, from the record later on. `epoch` tells when what was
   // recorded no longer holds.
   void run(std::uint64_t key, int epoch, const std::function<void()>& work);
-  std::size_t recorded() const { return recorded_; }
   // Everything is recorded anew. Waits for nothing: what runs of it runs on, and is freed at its end.
   void clear();
 
@@ -37,7 +36,6 @@ class Graphs {
   cudaStream_t stream_;
   bool on_;
   int epoch_ = 0;
-  std::size_t recorded_ = 0;
   std::unordered_map<std::uint64_t, Entry> entries_;
 };
 

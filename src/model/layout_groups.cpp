@@ -66,13 +66,14 @@ void LayoutGroups::run_repeatedly(std::uint64_t key, kernels::Backend& backend,
   }
 }
 
-void LayoutGroups::wait(kernels::Backend& backend) {
-  if (groups_.empty() || !capturable()) return backend.synchronize();
-  const kernels::Mark end = backend.mark();
+// Short steps are worth a core's attention. Waiting is no sign of life: a GPU that hangs must look like one.
+void LayoutGroups::wait(kernels::Backend& backend, kernels::Mark mark) {
+  constexpr std::chrono::microseconds kSpin(200), kNap(50);
   const auto begin = std::chrono::steady_clock::now();
-  while (!backend.reached(end)) {
-    check(std::chrono::steady_clock::now() - begin);
-    std::this_thread::yield();
+  while (!backend.reached(mark)) {
+    const auto waited = std::chrono::steady_clock::now() - begin;
+    check(waited);
+    if (waited > kSpin) std::this_thread::sleep_for(kNap);
   }
   check();
 }

@@ -41,7 +41,7 @@ class LayoutGroups {
   // NCCL that takes longer than kPatience is given up too: its peers have stopped without an error.
   void check(std::chrono::nanoseconds waited = {});
   static constexpr std::chrono::seconds kPatience{600};
-  void wait(kernels::Backend& backend);  // for all that it was given, checking meanwhile
+  void wait(kernels::Backend& backend, kernels::Mark mark);  // until it is reached, checking meanwhile
   void abort();
 
  private:

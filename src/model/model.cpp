@@ -106,7 +106,6 @@ struct Model::Impl {
   StepResult collect();
   void sample_here(kernels::MatrixView<const float> logits, StepResult& result);
   void sample_there(kernels::MatrixView<float> logits);
-  void wait_for(kernels::Mark mark);
 
   const int exceptions = std::uncaught_exceptions();
   const ModelConfig config;
@@ -170,22 +169,11 @@ void Model::Impl::sample_there(kernels::MatrixView<float> logits) {
     sampled_before[batch.sampling[row]->id] = static_cast<std::int32_t>(row);
 }
 
-// Short steps are worth a core's attention. Waiting is no sign of life: a GPU that hangs must look like one.
-void Model::Impl::wait_for(kernels::Mark mark) {
-  constexpr std::chrono::microseconds kSpin(200), kNap(50);
-  const auto begin = Clock::now();
-  while (!backend->reached(mark)) {
-    const auto waited = Clock::now() - begin;
-    forward.groups().check(waited);
-    if (waited > kSpin) std::this_thread::sleep_for(kNap);
-  }
-}
-
 StepResult Model::Impl::collect() {
   NS_CHECK(!in_flight.empty(), "no step was submitted");
   Submitted step = std::move(in_flight.front());
   in_flight.pop_front();
-  wait_for(step.end);
+  forward.groups().wait(*backend, step.end);
   if (options.on_layer) options.on_layer();
   if (step.slot >= 0) step.result.tokens = replica_sampling->result(step.slot);
   step.result.compute_seconds = on_gpu() ? backend->seconds_between(step.begin, step.end)
@@ -235,7 +223,7 @@ std::unique_ptr<Model> Model::load(const ModelFiles& files, const ModelOptions& 
     if (callback) callback(progress);
     copied.push_back(impl->backend->mark());
     if (copied.size() <= static_cast<std::size_t>(ways.held)) continue;
-    impl->wait_for(copied.front());  // its memory is to be read into next
+    impl->forward.groups().wait(*impl->backend, copied.front());  // its memory is to be read into next
     copied.pop_front();
   }
   impl->backend->synchronize();

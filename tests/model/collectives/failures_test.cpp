@@ -66,9 +66,9 @@ TEST_F(Failures, OfTheGroupsOfALayoutEndItsWait) {
   model::LayoutGroups groups(&mesh, *gpu_, Transport::automatic, true);
   EXPECT_EQ(groups.way(), "nccl");
   EXPECT_TRUE(groups.capturable());
-  groups.wait(*gpu_);
+  groups.wait(*gpu_, gpu_->mark());
   make_nccl_fail();
-  EXPECT_TRUE(says(error_of([&] { groups.wait(*gpu_); }), place()));
+  EXPECT_TRUE(says(error_of([&] { groups.wait(*gpu_, gpu_->mark()); }), place()));
   group_->abort();
 }
 
@@ -164,7 +164,7 @@ TEST_F(Failures, AreTwoRanksOnOneGpu) {
   model::LayoutGroups groups(&mesh, *shared, Transport::automatic, true);
   EXPECT_TRUE(says(groups.way(), "mpi (ranks 0 and 1"));
   EXPECT_FALSE(groups.capturable());
-  groups.wait(*shared);
+  groups.wait(*shared, shared->mark());
 }
 
 // As NCCL itself says it, where nobody has looked before.

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "model/collectives/support.h"
+#include "model/over_world.h"
 #include "nccl_on_host/nccl_on_host.h"
 
 namespace nightshift::test {
@@ -50,14 +51,5 @@ int main(int argc, char** argv) {
   ::setenv("NIGHTSHIFT_NCCL_LIBRARY", NIGHTSHIFT_NCCL_ON_HOST, 1);
   ::setenv("NIGHTSHIFT_SIMULATED_GPUS", "8", 1);
   ::unsetenv("CUDA_VISIBLE_DEVICES");
-  nightshift::parallel::Environment mpi(&argc, &argv);
-  const auto world = nightshift::parallel::Communicator::world();
-  const nightshift::kernels::Environment compute(1);
-  nightshift::test::test_world = &world;
-  testing::InitGoogleTest(&argc, argv);
-  if (world.rank() != 0) {  // one voice; failures of other ranks still fail the run
-    auto& listeners = testing::UnitTest::GetInstance()->listeners();
-    delete listeners.Release(listeners.default_result_printer());
-  }
-  return static_cast<int>(world.max(RUN_ALL_TESTS()));
+  return nightshift::test::run_over_world(argc, argv);
 }
